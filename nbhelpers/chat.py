@@ -1,0 +1,409 @@
+"""LLMs behind an OpenAI-compatible endpoint: asked concurrently, with retries, and errors that say what to do.
+
+The only module that knows the openai package. It sends prompts and returns replies as they are; what a reply means
+(replies.py), and that nothing is paid for twice (label_store.py), is not its concern. All retries are made here, not in
+the openai client, so that a reply which is no JSON is retried like a lost connection and the waits have one limit.
+"""
+
+import asyncio
+import contextlib
+import contextvars
+import email.utils
+import json
+import random
+import re
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import openai
+
+from nbhelpers.errors import ChatError, ChatRefusedError, EndpointError
+from nbhelpers.prompt_files import Message, as_completion
+
+T = TypeVar("T")
+
+# Sent where `use_stop` is on: the turn ends of common local models, and the heading that as_completion writes.
+# Four at most, as OpenAI takes no more.
+STOP = ("<|eot_id|>", "<|im_end|>", "</s>", "### Instruction")
+
+FIRST_WAIT_SECONDS = 0.5
+LONGEST_WAIT_SECONDS = 20.0
+LONGEST_RETRY_AFTER_SECONDS = 120.0
+RETRIED = frozenset({408, 409, 425, 429})  # and every 5xx
+
+# A 400 that says, in one of many wordings, that a parameter is not taken (newer models refuse some).
+_NOT_TAKEN = re.compile(
+    r"unsupported|not support|n.t support|unrecognized|unknown|unexpected|not permitted|extra (?:inputs|fields)"
+    r"|not allowed|deprecated|only one|does not accept|must be array of max length",
+    re.IGNORECASE,
+)
+_OUT_OF_CREDIT = re.compile(
+    r"insufficient_quota|billing|exceeded your current quota|insufficient (?:credit|balance)", re.I
+)
+_FILTERED = re.compile(r"content_filter|content_policy|content management policy", re.IGNORECASE)
+_TOO_LONG = re.compile(
+    r"context_length|context (?:length|window|size)|too many tokens|prompt is too long", re.IGNORECASE
+)
+_KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key|Bearer)[-_ ][\w.*-]{6,}|\S*\*{3,}\S*")
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What an endpoint answered.
+
+    `finish_reason` is the endpoint's word ("stop", "length", "content_filter"), or "context_length" where it refused
+    this one prompt as too long. Tokens are counted as four characters each where it does not tell, and include replies
+    that had to be thrown away. `seconds` is the time of the last request, without waits and retries.
+    """
+
+    text: str | None
+    finish_reason: str | None
+    prompt_tokens: int
+    completion_tokens: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class ChatSettings:
+    """Whom to ask, and how.
+
+    `api_key` is the secret itself, already resolved, and is shown nowhere; "" for servers without keys. `size`
+    ("large" or "small") only lets an error name the config's key. With `completion_mode` a conversation is sent as one
+    text to the endpoint's /completions. None for a parameter leaves it to the endpoint.
+    """
+
+    model: str
+    base_url: str | None = None
+    api_key: str = field(default="", repr=False)
+    size: str = ""
+    concurrency: int = 16
+    completion_mode: bool = False
+    stop: tuple[str, ...] = ()
+    temperature: float | None = 0.2
+    top_p: float | None = None
+    max_tokens: int | None = 1500
+    timeout_seconds: float = 120.0
+    max_retries: int = 6
+
+    @property
+    def where(self) -> str:
+        """The endpoint's address, without a user name or password in it."""
+        parts = urlsplit(self.base_url or "https://api.openai.com/v1")
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment=""))
+
+    def key(self, name: str) -> str:
+        """What the config calls a setting: "model" -> "api.large_model"."""
+        return f"api.{self.size}_{name}" if self.size else name
+
+
+class ApiChat:
+    """One LLM behind an endpoint: `async with ApiChat(settings) as chat: reply = await chat.complete(messages)`.
+
+    Raises:
+        ChatRefusedError: the key or the address cannot be one.
+    """
+
+    def __init__(self, settings: ChatSettings) -> None:
+        self.settings = settings
+        if re.search(r"[^\x21-\x7e]", settings.api_key):
+            raise ChatRefusedError(
+                f"{settings.key('api_key')} holds a space or another character that no key has. Copy the key again."
+            )
+        try:
+            _ = urlsplit(settings.where).port
+        except ValueError:
+            raise ChatRefusedError(f"{settings.key('base_url')} is {settings.where}, which is no address.") from None
+        parameters = {
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_tokens": settings.max_tokens,
+            "stop": list(settings.stop) or None,
+        }
+        self._parameters: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
+
+    async def __aenter__(self) -> Self:
+        self._slots = asyncio.Semaphore(self.settings.concurrency)
+        self._client = openai.AsyncOpenAI(
+            base_url=self.settings.base_url,
+            api_key=self.settings.api_key or "none",
+            max_retries=0,
+            timeout=openai.Timeout(self.settings.timeout_seconds, connect=min(10.0, self.settings.timeout_seconds)),
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._client.close()
+
+    async def complete(self, messages: Sequence[Message]) -> Reply:
+        """Asks the LLM once, at most `settings.concurrency` calls at a time.
+
+        Args:
+            messages: the conversation so far.
+        Returns:
+            The reply; its text is None where the model answered with nothing, or refused this one prompt.
+        Raises:
+            ChatRefusedError: asking again would not help (key, model, request); says what to change.
+            EndpointError: no usable answer after `settings.max_retries` retries; says how long they took.
+        """
+        async with self._slots:
+            return await self._complete(messages)
+
+    async def check(self) -> None:
+        """Finds out, for next to nothing, whether the endpoint can be reached, takes the key and knows the model.
+
+        Its list of models settles that; only where the model is not on it is one short question asked. What does not
+        answer at all is given up after three attempts.
+        Raises:
+            ChatRefusedError, EndpointError: as `complete`.
+        """
+        started, attempts = time.monotonic(), 3
+        known: set[object] = set()
+        for attempt in range(1, attempts + 1):
+            try:
+                raw = await self._client.models.with_raw_response.list(timeout=10)
+                known = {entry["id"] for entry in json.loads(raw.text)["data"]}
+            except openai.APITimeoutError:
+                pass  # slow in listing is not slow in answering
+            except openai.APIConnectionError as error:
+                if attempt == attempts:
+                    raise self._gave_up(self._clean(_cause(error)), attempts, started, unreachable=True) from None
+                await asyncio.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                continue
+            except (openai.OpenAIError, ValueError, TypeError, KeyError):
+                pass  # whatever is wrong with the list, the question below shows whether it matters
+            break
+        if self.settings.model not in known:
+            await self.complete([{"role": "user", "content": "Reply with the word OK."}])
+
+    async def _complete(self, messages: Sequence[Message]) -> Reply:
+        started, attempts, lost_prompt, lost_completion = time.monotonic(), 0, 0, 0
+        while True:
+            sent, asked, least_wait, unreachable = dict(self._parameters), time.monotonic(), 0.0, False
+            try:
+                body = await self._post(messages, sent)
+            except openai.APIStatusError as error:
+                reply = _without_answer(error, time.monotonic() - asked)
+                if reply is not None:
+                    return reply
+                if self._gives_up_parameter(error, sent):
+                    continue
+                refusal = self._refusal(error)
+                if refusal is not None:
+                    raise refusal from None
+                least_wait = _retry_after(error.response.headers.get("retry-after"))
+                problem = f"{error.status_code}: {self._clean(_message(error))}"
+            except openai.APITimeoutError:
+                problem = f"no answer within {self.settings.timeout_seconds:g} s"
+            except openai.APIConnectionError as error:
+                problem, unreachable = self._clean(_cause(error)), True
+            else:
+                reply = _as_reply(body, messages, time.monotonic() - asked)
+                if reply is not None:
+                    return _with_tokens(reply, lost_prompt, lost_completion)
+                used = _usage(body)
+                lost_prompt, lost_completion = lost_prompt + used[0], lost_completion + used[1]
+                problem = f"it did not send a chat completion but {self._clean(body)!r}"
+            attempts += 1
+            if attempts > self.settings.max_retries or least_wait > LONGEST_RETRY_AFTER_SECONDS:
+                if least_wait > LONGEST_RETRY_AFTER_SECONDS:
+                    problem += f", and asks to wait {least_wait:.0f} s"
+                raise self._gave_up(problem, attempts, started, unreachable=unreachable)
+            wait = min(FIRST_WAIT_SECONDS * 2 ** (attempts - 1), LONGEST_WAIT_SECONDS)
+            # The slot is kept while waiting: an endpoint in trouble is asked less, not more.
+            await asyncio.sleep(max(wait, least_wait) * (1 + 0.25 * random.random()))
+
+    async def _post(self, messages: Sequence[Message], parameters: Mapping[str, Any]) -> str:
+        """The body of the answer as text: read here, not by the client, as not every server sends what it should."""
+        model = self.settings.model
+        if self.settings.completion_mode:
+            text = as_completion(messages)
+            completions = self._client.completions.with_raw_response
+            return (await completions.create(model=model, prompt=text, extra_body=parameters)).text
+        turns: Any = [dict(turn) for turn in messages]
+        chats = self._client.chat.completions.with_raw_response
+        return (await chats.create(model=model, messages=turns, extra_body=parameters)).text
+
+    def _gives_up_parameter(self, error: openai.APIStatusError, sent: Mapping[str, Any]) -> bool:
+        """Whether the endpoint refused a parameter that can be left out (or renamed); from now on it is."""
+        text = _details(error)
+        if error.status_code not in (400, 422) or not _NOT_TAKEN.search(text):
+            return False
+        # "stop" is an English word too, so a name counts in quotes only, or where it is a word of its own with a "_".
+        named = [
+            name for name in sent if re.search(rf"['\"`]{name}['\"`]" + (rf"|\b{name}\b" if "_" in name else ""), text)
+        ]
+        if error.param is not None and error.param in sent:
+            named = [error.param]
+        elif "top_p" in named and "temperature" in named:
+            named = ["top_p"]  # "cannot both be specified"
+        for name in named[:1]:
+            value = self._parameters.pop(name, None)
+            if name == "max_tokens" and value is not None:
+                self._parameters["max_completion_tokens"] = value
+        return bool(named)
+
+    def _refusal(self, error: openai.APIStatusError) -> ChatRefusedError | None:
+        """The error to raise where asking again would not help, else None."""
+        ask, status, said = self.settings, error.status_code, self._clean(_message(error))
+        key, model = ask.key("api_key"), ask.model
+        if status == 402 or (status in (403, 429) and _OUT_OF_CREDIT.search(_details(error))):
+            problem, remedy = f"has no credit left for the model {model} ({said})", f"Add credit for {key}"
+        elif status in RETRIED or status >= 500:
+            return None
+        elif status == 401:  # the server's own words are left out, as some repeat the key
+            problem = f"does not accept the key for the model {model}" if ask.api_key else "wants an API key"
+            remedy = f"Check {key}"
+        elif status == 403:
+            problem, remedy = f"refuses access to the model {model} ({said})", f"Check that {key} may use it"
+        elif status == 404 and "model" in _details(error).lower():
+            problem, remedy = f"does not know the model {model} ({said})", f"Check {ask.key('model')}"
+        elif status in (404, 405) or status < 400:
+            problem = f"is no endpoint for the model {model} ({status})"
+            remedy = f"Check {ask.key('base_url')}, which usually ends in /v1, and {ask.key('model')}"
+        else:
+            problem = f"refuses the request to the model {model} ({status}: {said})"
+            remedy = f"Check {ask.key('model')} and the prompt"
+        return ChatRefusedError(f"{ask.where} {problem}. {remedy}.")
+
+    def _gave_up(self, problem: str, attempts: int, started: float, *, unreachable: bool) -> ChatError:
+        ask, seconds = self.settings, time.monotonic() - started
+        what = "could not be reached" if unreachable else f"gave no usable answer from the model {ask.model}"
+        return EndpointError(
+            f"{ask.where} {what} in {attempts} {'attempt' if attempts == 1 else 'attempts'} over {seconds:.0f} s "
+            f"({problem}). Check {ask.key('base_url')} and that the server runs, then start again."
+        )
+
+    def _clean(self, text: str) -> str:
+        """What a server said, short and without anything of the key: some servers repeat it, or a part of it."""
+        key = self.settings.api_key
+        if key:
+            text = text.replace(key, "(key)").replace(quote(key, safe=""), "(key)")
+            parts = {key[start : start + 8] for start in range(len(key) - 7)}
+            text = " ".join("(key)" if any(part in word for part in parts) else word for word in text.split())
+        flat = " ".join(_KEY_LIKE.sub("(key)", text).split())
+        return flat if len(flat) <= 200 else flat[:199] + "…"
+
+
+def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Runs a coroutine to its end from ordinary code, in a notebook too, where an event loop is already running.
+
+    It runs in a loop of its own in another thread. Ctrl-C (or the notebook's stop button) cancels it, waits until it
+    has cleaned up, and is raised.
+    """
+    outcome: Future[T] = Future()
+    running: list[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = []
+
+    async def main() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+        running.append((asyncio.get_running_loop(), task))
+        return await coroutine
+
+    def work() -> None:
+        try:
+            outcome.set_result(asyncio.run(main()))
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    # With the caller's context, so that what it prints lands below the notebook cell that started it.
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), name="nbhelpers-chat", daemon=True)
+    thread.start()
+    try:
+        return outcome.result()
+    except KeyboardInterrupt:
+        for loop, task in running:
+            with contextlib.suppress(RuntimeError):  # it has ended by itself
+                loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        raise
+
+
+def _as_reply(body: str, messages: Sequence[Message], seconds: float) -> Reply | None:
+    """The reply in an answer's body, None if there is none in it."""
+    try:
+        choice = json.loads(body)["choices"][0]
+        message = choice["message"] if "message" in choice else {"content": choice["text"]}
+        text = message.get("content")
+        if isinstance(text, list):
+            text = "".join(part.get("text") or "" for part in text)
+        if text is None:
+            text = message.get("refusal")
+        if text is not None:  # half a surrogate pair can be escaped in JSON, but not stored as UTF-8
+            text = text.encode("utf-8", "replace").decode("utf-8")
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None
+    used = _usage(body)
+    return Reply(
+        text=text,
+        finish_reason=choice.get("finish_reason"),
+        prompt_tokens=used[0] or sum(len(turn["content"]) for turn in messages) // 4 + 1,
+        completion_tokens=used[1] or (len(text) // 4 + 1 if text else 0),
+        seconds=seconds,
+    )
+
+
+def _without_answer(error: openai.APIStatusError, seconds: float) -> Reply | None:
+    """A reply without text where the endpoint refuses this one prompt, not the request as such."""
+    if error.status_code not in (400, 413, 422):
+        return None
+    text = _details(error)
+    for reason, pattern in (("content_filter", _FILTERED), ("context_length", _TOO_LONG)):
+        if pattern.search(text):
+            return Reply(None, reason, 0, 0, seconds)
+    return None
+
+
+def _with_tokens(reply: Reply, prompt_tokens: int, completion_tokens: int) -> Reply:
+    return replace(
+        reply,
+        prompt_tokens=reply.prompt_tokens + prompt_tokens,
+        completion_tokens=reply.completion_tokens + completion_tokens,
+    )
+
+
+def _usage(body: str) -> tuple[int, int]:
+    try:
+        usage = json.loads(body)["usage"]
+        return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return 0, 0
+
+
+def _retry_after(value: str | None) -> float:
+    """Seconds to wait at least, from a Retry-After header: a number, or a date."""
+    if value is None:
+        return 0.0
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
+        except (ValueError, TypeError):
+            return 0.0
+    return max(0.0, seconds) if seconds == seconds else 0.0
+
+
+def _message(error: openai.APIStatusError) -> str:
+    body = error.body
+    if isinstance(body, Mapping):
+        inner = body.get("error", body)
+        message = (inner.get("message") or inner.get("detail")) if isinstance(inner, Mapping) else inner
+        return str(message or json.dumps(body))
+    return str(body or "no reason given")
+
+
+def _details(error: openai.APIStatusError) -> str:
+    return f"{error.code} {json.dumps(error.body, ensure_ascii=False, default=str)}".replace('\\"', '"')
+
+
+def _cause(error: openai.APIConnectionError) -> str:
+    """What went wrong with a connection, such as "All connection attempts failed"."""
+    return str(error.__cause__ or "") or type(error.__cause__ or error).__name__

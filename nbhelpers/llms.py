@@ -1,0 +1,95 @@
+"""The two LLMs of a config, and what they have cost so far."""
+
+from typing import Any
+
+from nbhelpers.chat import STOP, ApiChat, ChatSettings, run_async
+from nbhelpers.config import Config, Size, secret
+from nbhelpers.label_store import LabelStore
+from nbhelpers.models import find_model
+
+TEMPERATURE = 0.2  # as the original; low, so that a repeated question gets the same answer
+
+
+def chat_settings(config: Config, size: Size, *, max_tokens: int) -> ChatSettings:
+    """How to call the "large" or "small" LLM through its endpoint.
+
+    Raises:
+        ConfigError: its key is not in the environment.
+    """
+    api = config.api_of(size)
+    return ChatSettings(
+        model=api.model,
+        base_url=api.base_url,
+        api_key=secret(api.api_key, key=f"api.{size}_api_key"),
+        size=size,
+        concurrency=config.system.concurrency_limit,
+        completion_mode=config.system.completion_mode,
+        stop=STOP if config.system.use_stop else (),
+        temperature=TEMPERATURE,
+        max_tokens=max_tokens,
+    )
+
+
+def parameters(config: Config) -> dict[str, Any]:
+    """What besides model, prompt and text decides an answer; part of the key it is stored under."""
+    return {
+        "classes": config.classification.classes,
+        "temperature": TEMPERATURE,
+        "completion_mode": config.system.completion_mode,
+        "use_stop": config.system.use_stop,
+    }
+
+
+def check_llms(config: Config, store: LabelStore | None = None) -> None:
+    """Finds out before anything is paid for whether both LLMs can be asked.
+
+    Args:
+        config: the two LLMs.
+        store: an LLM that has answered before, on this run folder, is not tried again.
+    Raises:
+        ConfigError: a key is not in the environment.
+        ModelNotFoundError: a local model is not to be had.
+        ChatRefusedError, EndpointError: an endpoint cannot be reached, refuses the key or does not know the model.
+    """
+
+    async def check(settings: ChatSettings) -> None:
+        async with ApiChat(settings) as chat:
+            await chat.check()
+
+    sizes: tuple[Size, ...] = ("large", "small")
+    settings = [chat_settings(config, size, max_tokens=10) for size in sizes if config.api_of(size).mode == "api"]
+    for size in sizes:
+        if config.api_of(size).mode == "local":
+            find_model(config.api_of(size).model)
+    known = store.models() if store is not None else set()
+    for one in settings:
+        if one.model not in known:
+            run_async(check(one))
+
+
+def usage(config: Config, store: LabelStore) -> dict[str, Any]:
+    """Calls, tokens and dollars over all runs on this folder; the `llm` part of report.json.
+
+    `cost_usd` is None where a price that is needed is not in the config; local models cost nothing.
+    """
+    table = store.usage()
+    total: dict[str, Any] = {
+        "calls": 0,
+        "failed": 0,
+        "cached": store.cached(),
+        "prompt_tokens": 0,
+        "completion_tokens": 0,
+    }
+    cost: float | None = 0.0
+    by_size = {}
+    for row in table.to_dict("records"):
+        size: Size = row["size"]
+        sent, received = config.price_of(size)
+        known = sent is not None and received is not None
+        dollars = (row["prompt_tokens"] * sent + row["completion_tokens"] * received) / 1e6 if known else None
+        cost = None if cost is None or dollars is None else cost + dollars
+        counts = {name: int(row[name]) for name in ("calls", "failed", "prompt_tokens", "completion_tokens")}
+        by_size[size] = {**counts, "cost_usd": dollars}
+        for name, count in counts.items():
+            total[name] += count
+    return {**total, "cost_usd": None if cost is None else round(cost, 6), "by_size": by_size}

@@ -1,0 +1,207 @@
+"""The final classifier and all texts -> a row for every input text.
+
+Chunks are predicted in parts that are kept as they are made, so a killed run goes on with the next part. A text that
+an LLM or a person labelled keeps that label beside the classifier's own prediction; duplicates share theirs.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nbhelpers.classifier import Classifier
+from nbhelpers.config import Config
+from nbhelpers.errors import ConfigError, RunFolderError
+from nbhelpers.evaluation import accuracy_interval
+from nbhelpers.label_store import LabelStore
+from nbhelpers.labeling import read_test_labels
+from nbhelpers.progress import counter, progress_bar
+from nbhelpers.run_folder import RunFolder, write_json, write_table, write_text
+
+TEXTS_PER_PART = 10_000
+CLASS_COLUMN = "p_{}"
+
+
+def final_classifier(run: RunFolder) -> tuple[int, Classifier]:
+    """The last iteration's number and classifier.
+
+    Raises:
+        RunFolderError: there is none yet.
+    """
+    numbers = run.iterations()
+    if not numbers:
+        raise RunFolderError(f"No classifier in {run.name}. Run 04_train first.")
+    return numbers[-1], Classifier.load(run.classifier(numbers[-1]))
+
+
+def how_good(run: RunFolder) -> str:
+    """What may be expected of the final classifier, in a sentence."""
+    report = run.read_json(run.report, made_by="04_train")
+    final, target = report.get("final"), report["target"]
+    if final is None:
+        raise RunFolderError(f"No iteration is finished in {run.name}. Run 04_train first.")
+    reached = "reached the target" if report["status"] == "target_reached" else "did NOT reach the target"
+    return (
+        f"{final['classifier']} {reached} of {target:.2f} ({report['status']}): accuracy against the LLM's labels "
+        f"{final['accuracy']:.3f}, 95 % interval {final['accuracy_low']:.3f} to {final['accuracy_high']:.3f}."
+    )
+
+
+def predict_all(config: Config, run: RunFolder, store: LabelStore) -> pd.DataFrame:
+    """Predicts every input text and writes predictions.parquet, .jsonl and .csv.
+
+    With `predict_on_whole_set_at_the_end` off, only the test set is predicted, and no file is written.
+
+    Returns:
+        A row for every input text, in the order of the files: source, position, start, end, text, label,
+        label_source (classifier, LLM, human), predicted_label, probability (of predicted_label, 0 to 1), llm_label,
+        one column p_<class> for each class, chunk_id, metadata.
+    """
+    number, classifier = final_classifier(run)
+    chunks = run.read_table(run.chunks, made_by="01_ingest")
+    everything = config.classification.predict_on_whole_set_at_the_end
+    if not everything:
+        chunks = chunks[chunks["chunk_id"].isin(set(read_test_labels(run)["chunk_id"]))].reset_index(drop=True)
+    if everything:
+        proba = _predict_in_parts(run, classifier, chunks, part_key=_part_key(run, number))
+    else:
+        proba = classifier.predict_proba(chunks["text"].tolist())
+    best = proba.argmax(axis=1)
+    names = np.array(classifier.classes, dtype=object)
+    predicted = pd.DataFrame(
+        {
+            "chunk_id": chunks["chunk_id"],
+            "text": chunks["text"],
+            "predicted_label": names[best],
+            "probability": proba[np.arange(len(proba)), best],
+        }
+    )
+    predicted["llm_label"] = predicted["chunk_id"].map(_llm_labels(run)).astype(object)
+    human = predicted["chunk_id"].map(store.human_labels()).astype(object)
+    predicted["label"] = human.fillna(predicted["llm_label"]).fillna(predicted["predicted_label"])
+    predicted["label_source"] = np.where(
+        human.notna(), "human", np.where(predicted["llm_label"].notna(), "LLM", "classifier")
+    )
+    for column, name in enumerate(classifier.classes):
+        predicted[CLASS_COLUMN.format(name)] = proba[:, column]
+    places = run.read_table(run.occurrences, made_by="01_ingest")
+    table = places[["source", "position", "start", "end", "chunk_id", "metadata"]].merge(predicted, on="chunk_id")
+    first = ["source", "position", "start", "end", "text", "label", "label_source", "predicted_label", "probability"]
+    first += ["llm_label", *(CLASS_COLUMN.format(name) for name in classifier.classes), "chunk_id", "metadata"]
+    table = table[first]
+    if everything:
+        _write(run, table, classifier.classes)
+    return table
+
+
+def compare_with_truth(
+    config: Config, run: RunFolder, predictions: pd.DataFrame
+) -> dict[str, tuple[float, float, float, int]]:
+    """Agreement with the LLM and accuracy against labels that a person trusts, each with its exact 95 % interval.
+
+    Returns:
+        name -> (share right, low, high, number of texts); empty where `path.truth` is not given.
+    Raises:
+        ConfigError: the file is missing, lacks columns or names unknown classes.
+    """
+    if config.path.truth is None:
+        return {}
+    truth = _read_truth(config)
+    table = predictions.merge(truth, on=["source", "position"], how="inner").drop_duplicates("chunk_id")
+    if table.empty:
+        raise ConfigError(f"path.truth: no source and position in {config.path.truth} is one of the input texts.")
+    test = read_test_labels(run)
+    tested = table["chunk_id"].isin(test.loc[test["label"].notna(), "chunk_id"])
+    pairs = {
+        "LLM against the truth": table[tested]["llm_label"] == table[tested]["true_label"],
+        "classifier against the LLM": table[tested]["predicted_label"] == table[tested]["llm_label"],
+        "classifier against the truth": table[tested]["predicted_label"] == table[tested]["true_label"],
+        "the same, on texts no LLM saw": (table["predicted_label"] == table["true_label"])[
+            table["label_source"] == "classifier"
+        ],
+    }
+    shares = {}
+    for name, right in pairs.items():
+        if len(right):
+            low, high = accuracy_interval(int(right.sum()), len(right))
+            shares[name] = (float(right.mean()), low, high, len(right))
+    write_json(
+        run.truth_shares,
+        {name: dict(zip(("share", "low", "high", "texts"), v, strict=True)) for name, v in shares.items()},
+    )
+    return shares
+
+
+def _predict_in_parts(run: RunFolder, classifier: Classifier, chunks: pd.DataFrame, *, part_key: str) -> Any:
+    folder = run.predictions / "parts" / part_key
+    parts = []
+    with progress_bar(len(chunks), desc="predicting", unit="text") as bar:
+        for start in range(0, len(chunks), TEXTS_PER_PART):
+            file = folder / f"{start:09}.parquet"
+            texts = chunks["text"].iloc[start : start + TEXTS_PER_PART].tolist()
+            part = pd.read_parquet(file).to_numpy() if file.exists() else None
+            if part is None:
+                before = bar.n
+                move = counter(bar)
+                part = classifier.predict_proba(texts, progress=lambda done, _: move(before + done, len(chunks)))  # noqa: B023
+                write_table(file, pd.DataFrame(part, columns=classifier.classes))
+            bar.update(start + len(texts) - bar.n)
+            parts.append(part)
+    return np.concatenate(parts)
+
+
+def _part_key(run: RunFolder, number: int) -> str:
+    """Names the parts by what they were made from, so that those of another classifier or ingest are not taken."""
+    digest = hashlib.sha256((run.classifier(number) / "training.json").read_bytes() + run.chunks.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _llm_labels(run: RunFolder) -> dict[str, str]:
+    """What LLMs said of the texts of the test set and of the batches; failed labels are not among them."""
+    train = run.read_table(run.train_labels, made_by="04_train")
+    both = pd.concat([train[["chunk_id", "label", "source"]], read_test_labels(run)[["chunk_id", "label", "source"]]])
+    both = both[both["label"].notna() & (both["source"] != "human")]
+    return dict(both[["chunk_id", "label"]].itertuples(index=False, name=None))
+
+
+def _read_truth(config: Config) -> pd.DataFrame:
+    file = config.path.truth
+    try:
+        # A class may be called "None" or "NA", so only an empty field means that there is no label.
+        truth = pd.read_csv(
+            file,  # type: ignore[arg-type]
+            dtype={"source": str, "position": "int64", "label": str},  # type: ignore[arg-type]
+            keep_default_na=False,
+            na_values=[""],
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"path.truth: {file} could not be read ({error}). Write a .csv: source, position, label."
+        ) from None
+    missing = {"source", "position", "label"} - set(truth.columns)
+    if missing:
+        raise ConfigError(f"path.truth: {file} has no column {', '.join(sorted(missing))}.")
+    unknown = set(truth["label"].dropna()) - set(config.classification.classes)
+    if unknown:
+        raise ConfigError(f"path.truth: {file} holds labels that are not classes: {', '.join(sorted(unknown))}.")
+    return truth[["source", "position", "label"]].dropna().rename(columns={"label": "true_label"})
+
+
+def _write(run: RunFolder, table: pd.DataFrame, classes: Sequence[str]) -> None:
+    write_table(run.predictions / "predictions.parquet", table)
+    part = run.predictions / ".predictions.csv.part"
+    table.to_csv(part, index=False)
+    part.replace(run.predictions / "predictions.csv")
+    columns = [CLASS_COLUMN.format(name) for name in classes]
+    lines = []
+    for row in table.to_dict("records"):
+        probabilities = dict(zip(classes, (round(float(row.pop(column)), 6) for column in columns), strict=True))
+        row = {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in row.items()}
+        row["metadata"] = json.loads(row["metadata"])
+        lines.append(json.dumps({**row, "probabilities": probabilities}, ensure_ascii=False))
+    write_text(run.predictions / "predictions.jsonl", "\n".join(lines) + "\n")
+    shutil.rmtree(run.predictions / "parts", ignore_errors=True)

@@ -1,0 +1,163 @@
+"""A sentence about the task -> classification rules, in a file that a person may edit.
+
+The large LLM writes them, or a person gives them (`classification.rules_file`). Once a person has edited the file it
+is never overwritten: delete it to have the rules written anew.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nbhelpers.chat import ApiChat, Reply, run_async
+from nbhelpers.config import Config
+from nbhelpers.errors import ChatError, ConfigError
+from nbhelpers.label_store import LabelStore, answer_key
+from nbhelpers.llms import chat_settings, parameters
+from nbhelpers.local_llm import LocalLLM
+from nbhelpers.prompt_files import RULES_PROMPT, Message, load_prompt, render
+from nbhelpers.run_folder import RunFolder, write_yaml
+
+MAX_TOKENS, LOCAL_MAX_TOKENS = 3000, 200
+TRIES = 3
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The rules that the labels follow.
+
+    `written_by` is "model", "file" (classification.rules_file) or "person" (the file in the run folder was edited);
+    `model_rules` is what the large LLM wrote, where it was asked.
+    """
+
+    text: str
+    written_by: Literal["model", "file", "person"]
+    model_rules: str | None
+    asked: list[Message]
+    notices: list[str]
+
+    def shown(self) -> list[Message]:
+        """The rules and, where there are others, what the model wrote, each under who wrote them."""
+        both: list[Message] = [{"role": f"rules in use (by the {self.written_by})", "content": self.text}]
+        if self.model_rules is not None and self.model_rules != self.text:
+            both.append({"role": "what the model wrote", "content": self.model_rules})
+        return both
+
+
+def make_rules(config: Config, run: RunFolder, store: LabelStore) -> Rules:
+    """Takes the rules from a person where there are some, else asks the large LLM, and writes their file.
+
+    A local LLM is asked even where a person gave the rules: it costs nothing, and the two can be compared.
+
+    Raises:
+        ConfigError: the rules file is missing or empty.
+        ChatError: the LLM could not be asked, or wrote nothing.
+    """
+    asked, notices = rules_prompt(config)
+    kept = _read(run) if run.rules.exists() else {}
+    if kept and kept.get("written") != _hash(kept.get("rules", "")):
+        notices.append(f"The rules were edited by hand and are kept. To have them written anew, delete {run.rules}.")
+        return Rules(read_rules(run), "person", kept.get("model_rules"), asked, notices)
+    given = _given_rules(config)
+    model_rules = None
+    if given is None or config.api.large_mode == "local":
+        try:
+            model_rules = _ask(config, asked, store)
+        except ChatError as error:
+            if given is None:
+                raise
+            notices.append(f"The rules of {config.classification.rules_file} are used. {error}")
+    text, written_by = (model_rules or "", "model") if given is None else (given, "file")
+    write_yaml(
+        run.rules,
+        {
+            "rules": text,
+            "written_by": written_by,
+            "written": _hash(text),
+            "model": config.api.large_model,
+            "model_rules": model_rules,
+            "asked": [dict(message) for message in asked],
+        },
+    )
+    return Rules(text, "model" if given is None else "file", model_rules, asked, notices)
+
+
+def read_rules(run: RunFolder) -> str:
+    """The rules as they stand in the run folder, edits included.
+
+    Raises:
+        RunFolderError: there are none yet, or the file was broken by an edit.
+        ConfigError: the file holds no rules.
+    """
+    text = _read(run).get("rules")
+    if not isinstance(text, str) or not text.strip():
+        raise ConfigError(f"{run.rules} holds no text under rules:. Write some, or delete the file and run 02_rules.")
+    return text.strip()
+
+
+def rules_prompt(config: Config) -> tuple[list[Message], list[str]]:
+    """The question for the rules as it is sent, and notices about prompt files that were not found."""
+    prompt, notices = load_prompt(
+        RULES_PROMPT,
+        [config.path.prompts, config.path.default_prompts],
+        completion_mode=config.system.completion_mode,
+    )
+    task = config.classification
+    return render(prompt, classes=task.classes, desc=task.desc, text=None), notices
+
+
+def _given_rules(config: Config) -> str | None:
+    file = config.classification.rules_file
+    if file is None:
+        return None
+    try:
+        text = file.read_text("utf-8-sig").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(
+            f"classification.rules_file: {file} could not be read. Write the path of a text file."
+        ) from None
+    if not text:
+        raise ConfigError(f"classification.rules_file: {file} is empty. Write the rules into it, or drop the key.")
+    return text
+
+
+def _ask(config: Config, asked: list[Message], store: LabelStore) -> str:
+    api = config.api_of("large")
+    key = answer_key(text="", prompt=asked, model=api.model, mode=api.mode, parameters=parameters(config))
+    kept = store.get_answers([key]).get(key)
+    if kept is not None:
+        store.count_cached(1)
+        return str(kept.reply)
+    for _ in range(TRIES):
+        reply = _complete(config, asked)
+        # A thought that does not end was cut off before the rules.
+        text = (reply.text or "").rpartition("</think>")[2].partition("<think>")[0].strip()
+        if text:
+            store.put_answer(
+                key=key, kind="rules", size="large", model=api.model, prompt=asked, reply=text, usage=reply
+            )
+            return text
+        store.record_failure(key=key, kind="rules", size="large", model=api.model, reason="empty reply", usage=reply)
+    raise ChatError(
+        f"{api.model} wrote no rules in {TRIES} tries. Try another api.large_model, or give classification.rules_file."
+    )
+
+
+def _complete(config: Config, messages: list[Message]) -> Reply:
+    api = config.api_of("large")
+    if api.mode == "local":
+        text, sent, received = LocalLLM(api.model).generate(messages, max_tokens=LOCAL_MAX_TOKENS)
+        return Reply(text=text, finish_reason="stop", prompt_tokens=sent, completion_tokens=received, seconds=0.0)
+
+    async def ask() -> Reply:
+        async with ApiChat(chat_settings(config, "large", max_tokens=MAX_TOKENS)) as chat:
+            return await chat.complete(messages)
+
+    return run_async(ask())
+
+
+def _read(run: RunFolder) -> dict[str, Any]:
+    return run.read_yaml(run.rules, made_by="02_rules")
+
+
+def _hash(text: object) -> str:  # an edit may leave anything
+    return hashlib.sha256(str(text).strip().encode()).hexdigest()[:16]

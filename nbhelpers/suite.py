@@ -1,0 +1,158 @@
+"""The five notebooks, run headless by papermill, from wherever the last run stopped.
+
+A notebook is given the config's path, never its contents, and is run only where its step is stale. The executed
+notebooks are kept in OUTPUT/notebooks.
+"""
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nbhelpers.config import Config, find_file, load_config
+from nbhelpers.errors import NbhelpersError, RunFolderError
+from nbhelpers.label_store import LabelStore
+from nbhelpers.llms import check_llms
+from nbhelpers.run_folder import RunFolder, write_json
+from nbhelpers.stages import STAGES, Stage, find_stage, what_changed
+
+REACHED, FAILED, FINISHED = 0, 1, 3
+TRUTH_ROW = "classifier against the truth"
+
+Say = Callable[[str], None]
+
+
+def run_suite(
+    config_path: str | Path, *, overrides: Sequence[str] = (), start: str | None = None, say: Say = print
+) -> int:
+    """Runs what is stale.
+
+    Args:
+        config_path: YAML or JSON.
+        overrides: "section.key=value" each.
+        start: a step to run again together with all that follow, stale or not.
+        say: gets a line for each step.
+    Returns:
+        0 where the target was reached, 3 where the run finished without it.
+    Raises:
+        NbhelpersError: what stopped it, in one message.
+    """
+    file = find_file(config_path)
+    config = load_config(file, overrides=overrides)
+    first = find_stage(start) if start is not None else None
+    run = RunFolder(config.path.output_dir)
+    with LabelStore(run.labels) as store:
+        check_llms(config, store)
+    run.notebooks.mkdir(parents=True, exist_ok=True)
+    say(f"{file.name} -> {run.name}")
+    forced = False
+    for stage in STAGES:
+        forced = forced or stage == first
+        changed = ["asked for"] if forced else what_changed(stage, config, run)
+        if not changed:
+            say(f"  {stage.name}: up to date")
+            continue
+        say(f"  {stage.name}: running ({', '.join(changed)})")
+        started = time.perf_counter()
+        try:
+            _execute(stage, run, file, overrides)
+        except NbhelpersError as error:
+            _note_failure(run, config, stage, error)
+            raise
+        say(f"  {stage.name}: done in {time.perf_counter() - started:.0f} s")
+    _forget_failure(run)
+    return summarize(run, say=say)
+
+
+def summarize(run: RunFolder, *, say: Say = print) -> int:
+    """Prints where the results are and the figures that matter; returns the exit code."""
+    report = run.read_json(run.report, made_by="04_train")
+    final, llm, last = report["final"], report["llm"], report["iterations"][-1]
+    cost = "price unknown" if llm["cost_usd"] is None else f"${llm['cost_usd']:.2f}"
+    reached = report["status"] == "target_reached"
+    say("")
+    say(f"{'Target reached' if reached else 'Finished without reaching the target'} ({report['status']}).")
+    agreement = _share(final["accuracy"], final["accuracy_low"], final["accuracy_high"])
+    say(f"  accuracy against the LLM's labels  {agreement}  (target {report['target']:.2f})")
+    truth = run.read_json(run.truth_shares, made_by="05_predict") if run.truth_shares.exists() else {}
+    for row in [truth[name] for name in truth if name == TRUTH_ROW]:
+        say(f"  accuracy against the truth         {_share(row['share'], row['low'], row['high'])}")
+    say(
+        f"  texts labelled                     {last['labels']} to train, {last['test_size']} to test: "
+        f"{llm['calls']} LLM calls, {cost}"
+    )
+    for note in report["notes"]:
+        say(f"  note: {note}")
+    say("")
+    say(f"  classifier   {_shown(run.classifiers / final['classifier'])}")
+    if run.predictions.exists():
+        say(f"  predictions  {_shown(run.predictions / 'predictions.csv')}")
+    say(f"  figures      {_shown(run.figures)}")
+    say(f"  notebooks    {_shown(run.notebooks)}")
+    say(f"  report       {_shown(run.report)}")
+    return REACHED if reached else FINISHED
+
+
+def _execute(stage: Stage, run: RunFolder, config_path: Path, overrides: Sequence[str]) -> None:
+    """Runs one notebook; its printed lines come through as they are made.
+
+    Raises:
+        NbhelpersError: what the notebook raised, if it is one of ours; anything else is reported with its place.
+    """
+    # The kernel inherits these. torch's threads spin while they wait, which is slow beside any other busy program; and
+    # the debugger would warn about frozen modules in every notebook.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+
+    from nbhelpers import errors
+
+    output = run.notebooks / f"{stage.name}.ipynb"
+    try:
+        papermill.execute_notebook(
+            str(stage.notebook),
+            str(output),
+            parameters={"config_path": str(config_path), "overrides": list(overrides)},
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            cwd=str(config_path.parent),
+            extra_arguments=["--log-level=ERROR"],
+        )
+    except PapermillExecutionError as error:
+        kind = getattr(errors, str(error.ename), None)
+        if isinstance(kind, type) and issubclass(kind, NbhelpersError):
+            raise kind(str(error.evalue)) from None
+        raise NbhelpersError(
+            f"{stage.name} stopped with an unexpected {error.ename}: {error.evalue} The trace is in {output}."
+        ) from None
+    except RuntimeError as error:  # the kernel died, for want of memory or by a signal
+        raise RunFolderError(f"{stage.name} stopped: {error}. Start again: it goes on where it was.") from None
+
+
+def _note_failure(run: RunFolder, config: Config, stage: Stage, error: NbhelpersError) -> None:
+    """Keeps what is in report.json and adds the failure, so that whoever reads it later knows."""
+    report = run.read_json(run.report, made_by="04_train") if run.report.exists() else {}
+    base = {"target": config.system.required_accuracy, "iterations": [], "final": None, "config": config.public()}
+    before = report.get("failure", {}).get("status_before", report.get("status"))
+    failure = {"step": stage.name, "error": str(error), "status_before": before}
+    write_json(run.report, {**base, **report, "status": "failed", "failure": failure})
+
+
+def _forget_failure(run: RunFolder) -> None:
+    """Where an earlier run failed after the training, and this one did not, the training's status stands again."""
+    report = run.read_json(run.report, made_by="04_train")
+    failure = report.pop("failure", None)
+    if failure is not None:
+        write_json(run.report, {**report, "status": failure["status_before"]})
+
+
+def _share(value: float, low: float, high: float) -> str:
+    return f"{value:.3f}  (95 % interval {low:.3f} to {high:.3f})"
+
+
+def _shown(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

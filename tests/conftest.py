@@ -1,0 +1,69 @@
+"""Fixtures that several test modules use: a config, its run folder and label store, tiny models, quick retries."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import tiny_bert, tiny_llama
+
+from nbhelpers import chat
+from nbhelpers.config import Config, parse_config
+from nbhelpers.label_store import LabelStore
+from nbhelpers.prompt_files import LABEL_PROMPT, RULES_PROMPT, load_prompt
+from nbhelpers.run_folder import RunFolder
+
+NO_SERVER = "http://127.0.0.1:9/v1"  # the discard port: nobody answers there
+CLASSES = ["sports", "politics", "weather"]
+MakeConfig = Callable[..., Config]
+
+
+@pytest.fixture
+def make_config(tmp_path: Path) -> MakeConfig:
+    """`make_config(server.url, system={"seed": 1})`: a config on `tmp_path`, with changes by section."""
+
+    def make(url: str = NO_SERVER, **changes: dict[str, Any]) -> Config:
+        sections: dict[str, dict[str, Any]] = {
+            "api": {"large_model": "big", "large_base_url": url, "small_model": "little", "small_base_url": url},
+            "classification": {"classes": CLASSES, "desc": "Sort the news by what they are about."},
+            "path": {"input_dir": str(tmp_path / "texts"), "output_dir": str(tmp_path / "out")},
+        }
+        for section, values in changes.items():
+            sections[section] = {**sections.get(section, {}), **values}
+        return parse_config(sections)
+
+    return make
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFolder:
+    """The run folder of `make_config`'s configs."""
+    return RunFolder(tmp_path / "out")
+
+
+@pytest.fixture
+def store(run: RunFolder) -> Iterator[LabelStore]:
+    with LabelStore(run.labels) as opened:
+        yield opened
+
+
+@pytest.fixture
+def quick_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that fails is asked again at once."""
+    monkeypatch.setattr(chat, "FIRST_WAIT_SECONDS", 0.001)
+
+
+@pytest.fixture(scope="session")
+def tiny_base_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT encoder to fine-tune, whose vocabulary holds a few words and every ASCII character."""
+    return tiny_bert(tmp_path_factory.mktemp("models") / "bert", ["goal match vote law rain snow sun team minister"])
+
+
+@pytest.fixture(scope="session")
+def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A causal model that can read our prompts, and says nothing sensible."""
+    import torch
+
+    torch.set_num_threads(1)  # so small a model only waits for a second thread, and long where cores are busy
+    ours = [turn["content"] for name in (LABEL_PROMPT, RULES_PROMPT) for turn in load_prompt(name, [])[0]]
+    return tiny_llama(tmp_path_factory.mktemp("models") / "llama", ours, max_tokens=2048)

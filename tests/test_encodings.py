@@ -1,0 +1,65 @@
+import codecs
+
+import pytest
+from documents_made import CHINESE, FRENCH, JAPANESE, QUOTES, RUSSIAN
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from nbhelpers.encodings import clean, decode
+from nbhelpers.errors import DocumentError
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"),
+    [
+        (QUOTES, "cp1252"),
+        ("“Hello” – it’s café time", "cp1252"),
+        ("naïve café", "cp1252"),
+        ("Die Straße ist schön, aber über Ärger spricht man nicht.", "cp1252"),
+        ("El niño comió mañana en España, ¿verdad?", "cp1252"),
+        ("Das kostet 5 € am Tag, sagt sie.", "cp1252"),
+        (FRENCH, "iso-8859-1"),
+        ("Příliš žluťoučký kůň úpěl ďábelské ódy a já to vím.", "cp1250"),
+        (FRENCH, "mac_roman"),
+        (FRENCH, "cp850"),
+        (JAPANESE, "shift_jis"),
+        (JAPANESE, "euc_jp"),
+        (JAPANESE, "iso2022_jp"),
+        (CHINESE, "gb18030"),
+        ("안녕하세요 세계. 이것은 평범한 한국어 텍스트입니다.", "cp949"),
+        (RUSSIAN, "cp1251"),
+        (RUSSIAN, "koi8_r"),
+        (RUSSIAN, "cp866"),
+        (RUSSIAN, "iso8859_5"),
+        ("Το γρήγορο καφέ αλεπού πηδάει πάνω από το σκυλί και τρέχει.", "cp1253"),
+        *((text, name) for text in (QUOTES, RUSSIAN, JAPANESE) for name in ("utf-8", "utf-8-sig", "utf-16", "utf-32")),
+        *((text, name) for text in (QUOTES, JAPANESE + "\n") for name in ("utf-16-le", "utf-16-be")),
+        ("plain ASCII", "ascii"),
+    ],
+)
+@pytest.mark.parametrize("times", [1, 40])
+def test_encodings_are_recognised(text, encoding, times):
+    whole = "\n".join([text] * times)
+    decoded, named = decode(whole.encode(encoding))
+    assert decoded == whole
+    assert codecs.lookup(named)
+
+
+@given(st.binary(min_size=1, max_size=200))
+def test_any_bytes_give_clean_text_or_a_reason(data):
+    try:
+        text, _ = decode(data)
+    except DocumentError:
+        return
+    cleaned = clean(text)
+    assert "\0" not in cleaned
+    assert "\r" not in cleaned
+    assert cleaned.encode().decode() == cleaned
+
+
+@given(st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"]), min_size=1))
+@example("@\xa0")  # a third of it is EBCDIC's space
+def test_utf8_always_reads_as_utf8(text):
+    if text.encode().startswith((b"%PDF-", b"GIF8", b"{\\rtf")) or text.startswith("\ufeff"):
+        return
+    assert decode(text.encode()) == (text, "utf-8")

@@ -1,0 +1,523 @@
+"""The notebooks 01 to 05, run by papermill as users run them, against a local chat-completions server."""
+
+import contextlib
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pandas as pd
+import papermill
+import pytest
+import yaml
+from chat_server import ChatServer, keyword_labeller, shown_text
+from nbclient import NotebookClient
+from tiny_models import put_in_hf_cache, tiny_bert, tiny_distilbert
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from nbhelpers.__main__ import main
+from nbhelpers.config import repository_root
+
+ROOT = repository_root()
+SECRET = "sk-test-5f0c2d71e8"
+FILLER = [
+    "the",
+    "a",
+    "of",
+    "we",
+    "they",
+    "was",
+    "in",
+    "and",
+    "very",
+    "today",
+    "some",
+    "people",
+    "said",
+    "about",
+    "with",
+    "many",
+    "more",
+    "than",
+    "last",
+    "this",
+    "town",
+    "new",
+]
+CONSONANTS, VOWELS = "bdfgklmnprstv", "aeiou"
+
+
+def words_of(classes: int) -> list[list[str]]:
+    """Five made-up words a class that no other class uses."""
+    rng = random.Random(1)
+    made = list(
+        dict.fromkeys(
+            "".join(rng.choice(CONSONANTS) + rng.choice(VOWELS) for _ in range(3)) for _ in range(5 * classes + 100)
+        )
+    )
+    return [made[5 * i : 5 * i + 5] for i in range(classes)]
+
+
+class Case:
+    """A folder of texts whose class a keyword tells, a server that knows the keywords, and a config."""
+
+    def __init__(self, folder: Path, classes: Sequence[str], counts: Sequence[int]) -> None:
+        rng = random.Random(0)
+        self.folder, self.classes, words = folder, list(classes), words_of(len(classes))
+        self.truth: dict[str, str] = {}
+        for name, count, own in zip(classes, counts, words, strict=True):
+            for _ in range(count):
+                chosen = [*rng.sample(FILLER, 9), *rng.sample(own, 3)]
+                rng.shuffle(chosen)
+                self.truth[" ".join(chosen)] = name
+        texts = list(self.truth)
+        rng.shuffle(texts)
+        (folder / "texts").mkdir(parents=True)
+        with (folder / "texts" / "rows.jsonl").open("w", encoding="utf-8") as file:
+            for number, text in enumerate(texts):
+                file.write(json.dumps({"text": text, "number": number}) + "\n")
+        self.base_model = tiny_bert(folder / "base", texts)
+        by_word = {word: name for name, own in zip(classes, words, strict=True) for word in own}
+        self.answer = keyword_labeller(by_word, rules="1. Go by the words.", default=classes[0])
+        self.output = folder / "out"
+
+    def sections(self, url: str, **changes: dict[str, Any]) -> dict[str, Any]:
+        llm = {"base_url": url, "api_key": "${NBHELPERS_TEST_KEY}", "mode": "api"}
+        sections: dict[str, dict[str, Any]] = {
+            "api": {
+                f"{size}_{key}": value for size in ("large", "small") for key, value in {**llm, "model": size}.items()
+            },
+            "classification": {"classes": self.classes, "desc": "Sort by the words."},
+            "path": {"input_dir": str(self.folder / "texts"), "output_dir": str(self.output)},
+            "system": {"required_accuracy": 0.9, "concurrency_limit": 8},
+            "training": {
+                "model_path": str(self.base_model),
+                "max_iters": 2,
+                "train_set_size": 60,
+                "train_set_increment": 30,
+                "test_set_size": 50,
+            },
+        }
+        for section, values in changes.items():
+            sections[section] = {**sections.get(section, {}), **values}
+        return sections
+
+    def write(self, url: str, **changes: dict[str, Any]) -> Path:
+        path = self.folder / "config.yaml"
+        path.write_text(yaml.safe_dump(self.sections(url, **changes), allow_unicode=True), "utf-8")
+        return path
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return json.loads((self.output / "report.json").read_text("utf-8"))
+
+    def final(self) -> Path:
+        folders = (self.output / "classifiers").glob("classifier_*")
+        return max(folders, key=lambda folder: int(folder.name.rpartition("_")[2]))
+
+
+MakeCase = Callable[..., Case]
+
+
+class Attended(NotebookClient):
+    """Runs a notebook as JupyterLab does, where a person could answer a question."""
+
+    async def async_start_new_kernel_client(self) -> Any:
+        client = await super().async_start_new_kernel_client()
+        client.allow_stdin = True
+        return client
+
+
+@pytest.fixture(autouse=True)
+def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NBHELPERS_TEST_KEY", SECRET)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tests run side by side
+
+
+@pytest.fixture
+def make_case(tmp_path: Path) -> MakeCase:
+    return lambda classes, counts: Case(tmp_path / "case", classes, counts)
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    """The command line's exit code and all it printed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out):
+        code = main(["run", *arguments])
+    return code, out.getvalue()
+
+
+def labelled(server: ChatServer) -> int:
+    return sum(shown_text(body["messages"]) is not None for body in server.requests)
+
+
+def check_notebooks(case: Case) -> None:
+    """All five ran without an error, show figures, and hold no secret."""
+    files = sorted((case.output / "notebooks").glob("*.ipynb"))
+    assert [file.stem for file in files] == ["01_ingest", "02_rules", "03_test_labels", "04_train", "05_predict"]
+    for file in files:
+        outputs = [
+            output
+            for cell in nbformat.read(file, as_version=4).cells
+            if cell.cell_type == "code"
+            for output in cell.outputs
+        ]
+        assert not [output for output in outputs if output.output_type == "error"]
+        assert file.stem == "02_rules" or any("image/png" in output.get("data", {}) for output in outputs)
+    for file in case.output.rglob("*"):
+        assert not (file.is_file() and SECRET.encode() in file.read_bytes()), file
+
+
+@pytest.mark.parametrize(
+    ("classes", "counts"),
+    [
+        (["not spam", "spam, \"urgent\" & 'more'"], [150, 60]),
+        (["sport", "sport news", "Wetter für morgen – 天気"], [80, 60, 60]),
+    ],
+    ids=["two", "three"],
+)
+def test_all_notebooks_from_texts_to_predictions(make_case: MakeCase, classes: list[str], counts: list[int]) -> None:
+    case = make_case(classes, counts)
+    with ChatServer(case.answer, key=SECRET, models=["large", "small"]) as server:
+        code, printed = run(str(case.write(server.url)))
+        assert code == 0, printed
+        assert server.asked_twice == []
+        assert labelled(server) == 50 + case.report["iterations"][-1]["labels"]
+        check_notebooks(case)
+
+        report = case.report
+        assert report["status"] == "target_reached"
+        assert report["final"]["accuracy"] >= 0.9
+        assert report["final"]["accuracy_low"] > report["final"]["majority_baseline"]
+        assert report["llm"]["calls"] == server.calls
+
+        predictions = pd.read_parquet(case.output / "classifiers" / "final_classifier_output" / "predictions.parquet")
+        assert len(predictions) == sum(counts)
+        assert (predictions["label"] == predictions["text"].map(case.truth)).mean() > 0.9
+        assert predictions["label_source"].value_counts().to_dict() == {
+            "LLM": labelled(server),
+            "classifier": sum(counts) - labelled(server),
+        }
+
+        plain = pipeline("text-classification", model=str(case.final()), device="cpu")
+        for row in predictions.head(5).itertuples():
+            assert plain(row.text)[0]["label"] == row.predicted_label
+
+        before = server.calls
+        code, printed = run(str(case.folder / "config.yaml"))
+        assert code == 0
+        assert printed.count("up to date") == 5
+        assert server.calls == before
+
+
+def test_twenty_classes(make_case: MakeCase) -> None:
+    names = [f"class {number}" for number in range(20)]
+    case = make_case(names, [14] * 20)
+    with ChatServer(case.answer) as server:
+        code, printed = run(str(case.write(server.url, training={"train_set_size": 120, "max_iters": 1})))
+        assert code in (0, 3), printed
+        check_notebooks(case)
+        model = AutoModelForSequenceClassification.from_pretrained(case.final())
+        assert [model.config.id2label[i] for i in range(20)] == names
+        assert len(case.report["iterations"][0]["per_class"]) == 20
+
+
+def test_a_rare_class_is_not_passed_by_always_saying_the_frequent_one(make_case: MakeCase) -> None:
+    case = make_case(["ham", "spam"], [198, 2])
+    with ChatServer(case.answer) as server:
+        code, printed = run(str(case.write(server.url, training={"train_set_size": 40, "train_set_increment": 20})))
+        assert code == 3, printed
+        report = case.report
+        assert report["status"] == "max_iters"
+        assert report["final"]["accuracy"] >= report["target"]
+        assert report["final"]["accuracy_low"] <= report["final"]["majority_baseline"]
+        check_notebooks(case)
+
+
+def test_class_0_only(make_case: MakeCase) -> None:
+    case = make_case(["yes", "no"], [140, 0])
+    with ChatServer(case.answer) as server:
+        code, printed = run(str(case.write(server.url, training={"max_iters": 1})))
+        assert code == 3, printed
+        row = case.report["iterations"][0]
+        assert (row["failed_labels"], row["failed_test_labels"]) == (0, 0)
+        assert row["train_size"] + row["validation_size"] == 60
+        assert any("no" in note for note in case.report["notes"])
+        check_notebooks(case)
+
+
+def test_by_hand_from_another_directory_with_the_config_path_changed(make_case: MakeCase, tmp_path: Path) -> None:
+    case = make_case(["not spam", "spam"], [100, 60])
+    with ChatServer(case.answer) as server:
+        config = case.write(server.url, training={"max_iters": 1})
+        for name in ("01_ingest", "02_rules", "03_test_labels", "04_train"):
+            notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
+            parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+            parameters.source = parameters.source.replace("params/demo.yaml", str(config))
+            Attended(notebook, resources={"metadata": {"path": str(tmp_path)}}).execute()
+        shown = [output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", [])]
+        assert any("application/vnd.jupyter.widget-view+json" in data for data in shown), "the class-balance widget"
+        before = server.calls
+        code, printed = run(str(config))  # and the command line goes on from there
+        assert code == 0, printed
+        assert printed.count("up to date") == 4
+        assert server.calls == before
+
+
+def test_a_killed_run_goes_on_where_it_was_and_repeats_no_call(make_case: MakeCase) -> None:
+    case = make_case(["not spam", "spam"], [120, 80])
+    with ChatServer(case.answer, latency=0.05, models=["large", "small"]) as server:
+        config = case.write(server.url, system={"concurrency_limit": 2, "required_accuracy": 0.9})
+        command = [sys.executable, "-m", "nbhelpers", "run", str(config)]
+        for wanted in (20, 70):  # in the middle of the test labels, then of the first batch
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            deadline = time.monotonic() + 120
+            while labelled(server) < wanted and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.02)
+            assert process.poll() is None, "it ended before it could be killed"
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            time.sleep(1.5)  # the kernel ends when its parent is gone
+            assert wanted <= labelled(server) < wanted + 30
+        code, printed = run(str(config))
+        assert code == 0, printed
+        assert "01_ingest: up to date" in printed
+        # A reply that was under way when the process died was not received; nothing else is asked again.
+        assert len(server.asked_twice) <= 2 * 2
+        check_notebooks(case)
+
+
+def test_a_kill_between_notebooks_repeats_no_call(make_case: MakeCase) -> None:
+    case = make_case(["not spam", "spam"], [120, 80])
+    with ChatServer(case.answer, models=["large", "small"]) as server:
+        config = case.write(server.url)
+        for name in ("01_ingest", "02_rules", "03_test_labels"):
+            papermill.execute_notebook(
+                ROOT / "notebooks" / f"{name}.ipynb",
+                case.folder / f"{name}.ipynb",
+                parameters={"config_path": str(config)},
+                progress_bar=False,
+            )
+        before = server.calls
+        assert labelled(server) == 50
+        code, printed = run(str(config))
+        assert code == 0, printed
+        assert printed.count("up to date") == 3
+        assert server.calls == before + case.report["iterations"][-1]["labels"]
+        assert server.asked_twice == []
+
+
+def test_edited_rules_are_used_and_make_what_depends_on_them_stale(make_case: MakeCase) -> None:
+    case = make_case(["not spam", "spam"], [120, 80])
+    with ChatServer(case.answer) as server:
+        config = case.write(server.url, training={"max_iters": 1})
+        assert run(str(config))[0] == 0
+        rules = case.output / "classifiers" / "rules_creation_generation.yaml"
+        rules.write_text(rules.read_text("utf-8").replace("Go by the words.", "Go by the WORDS alone."), "utf-8")
+        server.reset()
+        code, printed = run(str(config))
+        assert code == 0, printed
+        assert "01_ingest: up to date" in printed
+        assert "02_rules: up to date" in printed
+        assert "03_test_labels: running (rules)" in printed
+        asked = [json.dumps(body["messages"]) for body in server.requests]
+        assert asked
+        assert all("Go by the WORDS alone." in messages for messages in asked)
+
+
+def test_an_augmentoolkit_config_runs_unchanged(
+    make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = make_case(["infantry", "not infantry"], [90, 90])
+    tiny = tiny_distilbert(tmp_path / "distilbert", list(case.truth))
+    put_in_hf_cache(tiny, "distilbert/distilbert-base-uncased", tmp_path / "hub")
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with ChatServer(case.answer) as server:
+        config = tmp_path / "create_classifier_config.yaml"
+        config.write_text(
+            f"""\
+pipeline: classifier-creator-pipeline
+
+api:
+  large_model: large
+  large_api_key: {SECRET}
+  large_base_url: {server.url}
+  large_mode: api
+  small_model: small
+  small_base_url: {server.url}
+  small_api_key: {SECRET}
+  small_mode: api
+classification:
+  classes: ['infantry', 'not infantry'] # !!ATTENTION!! change these
+  desc: Classify whether the text is related to 0. "infantry" or 1. "not infantry".
+  predict_on_whole_set_at_the_end: True
+path:
+  default_prompts: ./prompts_that_are_not_there
+  input_dir: {case.folder / "texts"}
+  output_dir: {case.output}
+  prompts: ./prompts_that_are_not_there
+system:
+  chunk_size: 900
+  completion_mode: False
+  concurrency_limit: 50
+  required_accuracy: 0.9
+  use_stop: True
+training:
+  max_iters: 2
+  model_path: distilbert-base-uncased
+  test_set_size: 10
+  train_set_increment: 40
+  train_set_size: 40
+  truncation_type: head-tail
+meta_datagen:
+  do_meta_datagen: True
+  meta_datagen_keys:
+    - label_details
+    - rules_creation_details
+  meta_datagen_extras:
+""",
+            "utf-8",
+        )
+        code, printed = run(str(config))
+    assert code in (0, 3), printed
+    assert any("test texts" in note for note in case.report["notes"]), "ten test texts call for a warning"
+    check_notebooks(case)
+    lines = (case.output / "classifiers" / "meta_datagen" / "meta_dataset.jsonl").read_text("utf-8").splitlines()
+    kinds = [json.loads(line)["detail_key"] for line in lines]
+    assert kinds.count("rules_creation_details") == 1
+    assert kinds.count("label_details") == 10 + case.report["iterations"][-1]["labels"]
+    assert "not found" in (case.output / "notebooks" / "02_rules.ipynb").read_text("utf-8")
+
+
+def test_papermill_with_the_sections_as_parameters_replaces_the_config(make_case: MakeCase) -> None:
+    case = make_case(["not spam", "spam"], [70, 70])
+    with ChatServer(case.answer) as server:
+        sections = case.sections(server.url)
+        for name in ("01_ingest", "02_rules"):
+            papermill.execute_notebook(
+                ROOT / "notebooks" / f"{name}.ipynb", case.folder / "out.ipynb", parameters=sections, progress_bar=False
+            )
+    assert pd.read_parquet(case.output / "chunks.parquet")["text"].isin(case.truth).all()
+    assert "Go by the words" in (case.output / "classifiers" / "rules_creation_generation.yaml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"api": {"large_api_key": SECRET}}, r"Write \$\{NAME\}"),
+        ({"extra_section": {"a": 1}}, "Unknown parameter or section: extra_section"),
+        ({"training": {"max_iter": 3}}, "Did you mean max_iters"),
+    ],
+)
+def test_papermill_with_faulty_parameters_stops_at_the_first_cell(
+    make_case: MakeCase, changes: dict[str, Any], message: str
+) -> None:
+    case = make_case(["not spam", "spam"], [5, 5])
+    sections = case.sections("http://127.0.0.1:9/v1", **changes)
+    with pytest.raises(papermill.PapermillExecutionError, match=message) as caught:
+        papermill.execute_notebook(
+            ROOT / "notebooks" / "01_ingest.ipynb", case.folder / "out.ipynb", parameters=sections, progress_bar=False
+        )
+    assert caught.value.ename == "ConfigError"
+    assert not case.output.exists()
+
+
+def missing_folder(case: Case, server: ChatServer) -> dict[str, Any]:
+    return {"path": {"input_dir": str(case.folder / "nowhere")}}
+
+
+def empty_folder(case: Case, server: ChatServer) -> dict[str, Any]:
+    (case.folder / "empty").mkdir()
+    return {"path": {"input_dir": str(case.folder / "empty")}}
+
+
+def wrong_key(case: Case, server: ChatServer) -> dict[str, Any]:
+    server.key = "another key"
+    return {}
+
+
+def unknown_model(case: Case, server: ChatServer) -> dict[str, Any]:
+    server.models = ["large"]
+    return {}
+
+
+def unreachable(case: Case, server: ChatServer) -> dict[str, Any]:
+    return {"api": {"small_base_url": "http://127.0.0.1:9/v1"}}
+
+
+def one_class(case: Case, server: ChatServer) -> dict[str, Any]:
+    return {"classification": {"classes": ["spam"]}}
+
+
+def large_test_set(case: Case, server: ChatServer) -> dict[str, Any]:
+    return {"training": {"test_set_size": 500}}
+
+
+def key_not_set(case: Case, server: ChatServer) -> dict[str, Any]:
+    return {"api": {"large_api_key": "${NOT_SET_ANYWHERE}"}}
+
+
+def no_such_model(case: Case, server: ChatServer) -> dict[str, Any]:
+    return {"training": {"model_path": "nobody/no-such-model"}}
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        (missing_folder, "is not a folder"),
+        (empty_folder, "holds no files"),
+        (wrong_key, "api.large_api_key"),
+        (unknown_model, "api.small_model"),
+        (unreachable, "api.small_base_url"),
+        (one_class, "at least two classes"),
+        (large_test_set, "There are 80 chunks"),
+        (key_not_set, "NOT_SET_ANYWHERE is not set"),
+        (no_such_model, "nobody/no-such-model"),
+    ],
+)
+def test_a_mistake_is_one_message_before_anything_is_paid_for(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, mistake: Callable[..., dict[str, Any]], message: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    case = make_case(["not spam", "spam"], [40, 40])
+    with ChatServer(case.answer) as server:
+        code, printed = run(str(case.write(server.url, **mistake(case, server))))
+        assert code == 1, printed
+        assert message in printed
+        assert "Traceback" not in printed
+        assert SECRET not in printed
+        assert not [body for body in server.requests if shown_text(body["messages"]) is not None]
+
+
+def test_json_config_overrides_from_and_a_failure_that_is_mended(make_case: MakeCase) -> None:
+    case = make_case(["not spam", "spam"], [100, 60])
+    with ChatServer(case.answer) as server:
+        config = case.folder / "config.json"
+        config.write_text(json.dumps(case.sections(server.url)), "utf-8")
+        changes = ["--set", "training.test_set_size=40", "--set", "training.max_iters=1"]
+        code, printed = run(str(config), *changes, "--set", "path.truth=nowhere.csv")
+        assert code == 1
+        assert "path.truth" in printed
+        assert case.report["status"] == "failed"
+        assert case.report["iterations"][0]["test_size"] == 40
+        before = server.calls
+        code, printed = run(str(config), *changes)
+        assert code == 0, printed
+        assert printed.count("up to date") == 4
+        assert case.report["status"] == "target_reached"
+        assert "failure" not in case.report
+        code, printed = run(str(config), *changes, "--from", "05")
+        assert code == 0, printed
+        assert "05_predict: running (asked for)" in printed
+        assert server.calls == before
