@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from nbhelpers.config import Config, find_file, load_config
 from nbhelpers.errors import NbhelpersError, RunFolderError
@@ -19,6 +20,9 @@ from nbhelpers.stages import STAGES, Stage, find_stage, what_changed
 
 REACHED, FAILED, FINISHED = 0, 1, 3
 TRUTH_ROW = "classifier against the truth"
+# Jupyter picks a kernel's ports before the kernel binds them; now and then another program is quicker.
+KERNEL_STARTS = 3
+NO_KERNEL = "before replying to kernel_info"
 
 Say = Callable[[str], None]
 
@@ -104,23 +108,20 @@ def _execute(stage: Stage, run: RunFolder, config_path: Path, overrides: Sequenc
     # the debugger would warn about frozen modules in every notebook.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
-    import papermill
     from papermill.exceptions import PapermillExecutionError
 
     from nbhelpers import errors
 
     output = run.notebooks / f"{stage.name}.ipynb"
+    parameters = {"config_path": str(config_path), "overrides": list(overrides)}
     try:
-        papermill.execute_notebook(
-            str(stage.notebook),
-            str(output),
-            parameters={"config_path": str(config_path), "overrides": list(overrides)},
-            kernel_name="python3",
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            cwd=str(config_path.parent),
-            extra_arguments=["--log-level=ERROR"],
-        )
+        for starts_left in reversed(range(KERNEL_STARTS)):
+            try:
+                _run_notebook(stage.notebook, output, parameters, cwd=config_path.parent)
+                break
+            except RuntimeError as error:
+                if NO_KERNEL not in str(error) or not starts_left:
+                    raise
     except PapermillExecutionError as error:
         kind = getattr(errors, str(error.ename), None)
         if isinstance(kind, type) and issubclass(kind, NbhelpersError):
@@ -130,6 +131,21 @@ def _execute(stage: Stage, run: RunFolder, config_path: Path, overrides: Sequenc
         ) from None
     except RuntimeError as error:  # the kernel died, for want of memory or by a signal
         raise RunFolderError(f"{stage.name} stopped: {error}. Start again: it goes on where it was.") from None
+
+
+def _run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, cwd: Path) -> None:
+    import papermill
+
+    papermill.execute_notebook(
+        str(notebook),
+        str(output),
+        parameters=parameters,
+        kernel_name="python3",
+        progress_bar=False,
+        stdout_file=sys.stdout,
+        cwd=str(cwd),
+        extra_arguments=["--log-level=ERROR"],
+    )
 
 
 def _note_failure(run: RunFolder, config: Config, stage: Stage, error: NbhelpersError) -> None:

@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,8 +20,10 @@ import papermill
 import pytest
 import yaml
 from chat_server import ChatServer, keyword_labeller, shown_text
+from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from tiny_models import put_in_hf_cache, tiny_bert, tiny_distilbert
+from traitlets import default
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from nbhelpers.__main__ import main
@@ -136,8 +139,21 @@ class Attended(NotebookClient):
         return client
 
 
+class OnUnixSockets(AsyncKernelManager):
+    """Starts kernels without ports, which a test that runs beside could take."""
+
+    @default("transport")
+    def _transport(self) -> str:
+        return "ipc"
+
+    @default("ip")
+    def _ip(self) -> str:
+        return f"{tempfile.mkdtemp()}/kernel"  # a socket's path has to be short
+
+
 @pytest.fixture(autouse=True)
 def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jupyter_client.AsyncKernelManager", OnUnixSockets)
     monkeypatch.setenv("NBHELPERS_TEST_KEY", SECRET)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # tests run side by side
 
@@ -521,3 +537,37 @@ def test_json_config_overrides_from_and_a_failure_that_is_mended(make_case: Make
         assert code == 0, printed
         assert "05_predict: running (asked for)" in printed
         assert server.calls == before
+
+
+@pytest.mark.parametrize(
+    ("failures", "message", "tried", "expected"),
+    [
+        (
+            1,
+            "Kernel died before replying to kernel_info",
+            2,
+            "path.truth",
+        ),  # its port had been taken: the next start works
+        (9, "Kernel died before replying to kernel_info", 3, "Start again"),
+        (9, "Kernel died", 1, "Start again"),
+    ],
+)
+def test_a_kernel_that_could_not_start_is_started_again(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, failures: int, message: str, tried: int, expected: str
+) -> None:
+    case = make_case(["not spam", "spam"], [5, 5])
+    attempts: list[str] = []
+
+    def start(notebook: str, *_: object, **__: object) -> None:
+        attempts.append(notebook)
+        if len(attempts) <= failures:
+            raise RuntimeError(message)
+        raise papermill.PapermillExecutionError(1, 1, "", "ConfigError", "path.truth is not a file", [])
+
+    with ChatServer(case.answer) as server:
+        config = case.write(server.url)
+        monkeypatch.setattr(papermill, "execute_notebook", start)
+        code, printed = run(str(config))
+    assert code == 1
+    assert expected in printed
+    assert len(attempts) == tried
