@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from chat_server import ChatServer
+from runs_made import LABELLER, WordFits
 from tiny_models import tiny_bert, tiny_llama
 
 from nbhelpers import chat
@@ -45,6 +47,19 @@ def run(tmp_path: Path) -> RunFolder:
 def store(run: RunFolder) -> Iterator[LabelStore]:
     with LabelStore(run.labels) as opened:
         yield opened
+
+
+@pytest.fixture
+def server() -> Iterator[ChatServer]:
+    """Labels by the key words of `runs_made`."""
+    with ChatServer(LABELLER) as running:
+        yield running
+
+
+@pytest.fixture
+def fits(monkeypatch: pytest.MonkeyPatch) -> WordFits:
+    """The classifiers that are made; all know their words unless a test changes `blind`."""
+    return WordFits().install(monkeypatch)
 
 
 @pytest.fixture

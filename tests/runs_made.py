@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 import pytest
+from chat_server import keyword_labeller
 
 from nbhelpers import prediction, rounds
 from nbhelpers.config import Config
@@ -29,6 +30,7 @@ from nbhelpers.run_folder import RunFolder
 from nbhelpers.test_set import open_test_set
 
 WORDS = {"goal": "sports", "vote": "politics", "rain": "weather"}
+LABELLER = keyword_labeller(WORDS)
 SURE, UNSURE = 0.8, 0.4  # probabilities of the likeliest class, where the classifier has seen the word and where not
 
 

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from chat_server import ChatServer, keyword_labeller, shown_text
-from runs_made import SURE, UNSURE, WORDS, WordClassifier, WordFits, prepare, texts_of, word_of, write_rows
+from chat_server import ChatServer, shown_text
+from runs_made import LABELLER, SURE, UNSURE, WORDS, WordClassifier, WordFits, prepare, texts_of, word_of, write_rows
 from tiny_models import tiny_bert
 
 from nbhelpers import prediction, rounds
@@ -25,7 +25,6 @@ from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder, write_json
 
 MakeConfig = Callable[..., Config]
-LABELLER = keyword_labeller(WORDS)
 CLASSES = ["sports", "politics", "weather"]
 ODD = [
     'goal, "quoted", and\nanother line',
@@ -34,17 +33,6 @@ ODD = [
     "goal\twith a tab; and 'quotes'",
 ]
 PROBABILITIES = [f"p_{name}" for name in CLASSES]
-
-
-@pytest.fixture
-def server() -> Iterator[ChatServer]:
-    with ChatServer(LABELLER) as running:
-        yield running
-
-
-@pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> WordFits:
-    return WordFits().install(monkeypatch)
 
 
 @pytest.fixture

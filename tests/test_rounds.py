@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from chat_server import ChatServer, keyword_labeller, shown_text
-from runs_made import WORDS, WordFits, dataset, prepare, texts_of, write_rows
+from runs_made import LABELLER, WORDS, WordFits, dataset, prepare, texts_of, write_rows
 from tiny_models import tiny_bert
 
 from nbhelpers import rounds as module
@@ -27,7 +27,6 @@ from nbhelpers.selection import validation_share
 
 MakeConfig = Callable[..., Config]
 Start = Callable[..., Rounds]
-LABELLER = keyword_labeller(WORDS)
 USUAL = texts_of(dict.fromkeys(WORDS, 50))
 ALL = set(WORDS)  # blind to all words: always wrong
 # An LLM that makes the mistakes of a classifier that is blind to all words.
@@ -35,18 +34,6 @@ MISTAKEN = keyword_labeller({"goal": "politics", "vote": "sports", "rain": "spor
 FAST = partial(TrainingSettings, min_steps=80, learning_rate=5e-3, head_learning_rate=5e-3)  # tiny random encoders
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
-
-
-@pytest.fixture
-def server() -> Iterator[ChatServer]:
-    with ChatServer(LABELLER) as running:
-        yield running
-
-
-@pytest.fixture
-def fits(monkeypatch: pytest.MonkeyPatch) -> WordFits:
-    """The classifiers that are made; all know their words unless a test changes `blind`."""
-    return WordFits().install(monkeypatch)
 
 
 @pytest.fixture(scope="module")
