@@ -14,7 +14,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from types import TracebackType
@@ -23,8 +23,9 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import openai
 
-from nbhelpers.errors import ChatError, ChatRefusedError, EndpointError
+from nbhelpers.errors import CallFailedError, ChatError, ChatRefusedError, EndpointError
 from nbhelpers.prompt_files import Message, as_completion
+from nbhelpers.throttle import Throttle
 
 T = TypeVar("T")
 
@@ -33,9 +34,10 @@ T = TypeVar("T")
 STOP = ("<|eot_id|>", "<|im_end|>", "</s>", "### Instruction")
 
 FIRST_WAIT_SECONDS = 0.5
-LONGEST_WAIT_SECONDS = 20.0
+LONGEST_WAIT_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 120.0
 RETRIED = frozenset({408, 409, 425, 429})  # and every 5xx
+CHECK_MAX_TOKENS = 500  # a model that thinks needs them before it says OK
 
 # A 400 that says, in one of many wordings, that a parameter is not taken (newer models refuse some).
 _NOT_TAKEN = re.compile(
@@ -50,16 +52,28 @@ _FILTERED = re.compile(r"content_filter|content_policy|content management policy
 _TOO_LONG = re.compile(
     r"context_length|context (?:length|window|size)|too many tokens|prompt is too long", re.IGNORECASE
 )
+_CUT_OFF = re.compile(r"could not finish the message|max_tokens or model output limit was reached", re.IGNORECASE)
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key|Bearer)[-_ ][\w.*-]{6,}|\S*\*{3,}\S*")
+
+
+@dataclass(frozen=True)
+class Token:
+    """One token of a reply: its text, log-probability, and the likeliest tokens in its place (itself among them)."""
+
+    text: str
+    logprob: float
+    alternatives: Mapping[str, float]
 
 
 @dataclass(frozen=True)
 class Reply:
     """What an endpoint answered.
 
-    `finish_reason` is the endpoint's word ("stop", "length", "content_filter"), or "context_length" where it refused
-    this one prompt as too long. Tokens are counted as four characters each where it does not tell, and include replies
-    that had to be thrown away. `seconds` is the time of the last request, without waits and retries.
+    `finish_reason` is the endpoint's word ("stop", "length", "content_filter"), or ours where it refused this one
+    prompt: "context_length" (too long), "not_taken" (with the `extra` parameters that came with it) or "refused".
+    Tokens are counted as four characters each where it does not tell, and include replies that had to be thrown away.
+    `seconds` is the time of the last request, without waits and retries. `tokens` are there where they were asked for
+    and given.
     """
 
     text: str | None
@@ -67,6 +81,17 @@ class Reply:
     prompt_tokens: int
     completion_tokens: int
     seconds: float
+    tokens: Sequence[Token] | None = None
+
+
+@dataclass(frozen=True)
+class _Trouble:
+    """Why an attempt brought no reply, and how long the endpoint asks to wait."""
+
+    problem: str
+    least_wait: float = 0.0
+    unreachable: bool = False
+    too_many: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +100,8 @@ class ChatSettings:
 
     `api_key` is the secret itself, already resolved, and is shown nowhere; "" for servers without keys. `size`
     ("large" or "small") only lets an error name the config's key. With `completion_mode` a conversation is sent as one
-    text to the endpoint's /completions. None for a parameter leaves it to the endpoint.
+    text to the endpoint's /completions. None for a parameter leaves it to the endpoint. An endpoint that has answered
+    before and then answers nothing at all is given up after `patience_seconds`.
     """
 
     model: str
@@ -89,6 +115,7 @@ class ChatSettings:
     top_p: float | None = None
     max_tokens: int | None = 1500
     timeout_seconds: float = 120.0
+    patience_seconds: float = 300.0
     max_retries: int = 6
 
     @property
@@ -128,7 +155,8 @@ class ApiChat:
         self._parameters: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
 
     async def __aenter__(self) -> Self:
-        self._slots = asyncio.Semaphore(self.settings.concurrency)
+        self._throttle = Throttle(self.settings.concurrency)
+        self._last_answer: float | None = None
         self._client = openai.AsyncOpenAI(
             base_url=self.settings.base_url,
             api_key=self.settings.api_key or "none",
@@ -142,19 +170,59 @@ class ApiChat:
     ) -> None:
         await self._client.close()
 
-    async def complete(self, messages: Sequence[Message]) -> Reply:
-        """Asks the LLM once, at most `settings.concurrency` calls at a time.
+    async def complete(
+        self,
+        messages: Sequence[Message],
+        *,
+        max_tokens: int | None = None,
+        extra: Mapping[str, Any] | None = None,
+        admit: Callable[[tuple[int, int]], Awaitable[None]] | None = None,
+    ) -> Reply:
+        """Asks the LLM once, with as many calls under way as the endpoint takes and `settings.concurrency` allows.
 
         Args:
             messages: the conversation so far.
+            max_tokens: in place of the settings'.
+            extra: more parameters, such as response_format; an endpoint may not take them.
+            admit: awaited before each request is sent, with the tokens (sent, received) of attempts that brought
+                nothing; what it raises ends the call.
         Returns:
             The reply; its text is None where the model answered with nothing, or refused this one prompt.
         Raises:
             ChatRefusedError: asking again would not help (key, model, request); says what to change.
-            EndpointError: no usable answer after `settings.max_retries` retries; says how long they took.
+            EndpointError: the endpoint answers nothing at all; says how long it was tried.
+            CallFailedError: this call kept failing while others were answered.
         """
-        async with self._slots:
-            return await self._complete(messages)
+        started, attempts, lost = time.monotonic(), 0, (0, 0)
+        while True:
+            await self._throttle.acquire()
+            placed = True
+            try:
+                while True:
+                    if admit is not None:
+                        await admit(lost)
+                    outcome, used = await self._attempt(messages, max_tokens, extra or {})
+                    lost = (lost[0] + used[0], lost[1] + used[1])
+                    if isinstance(outcome, Reply):
+                        self._last_answer = time.monotonic()
+                        placed = False
+                        self._throttle.served()
+                        return _with_tokens(outcome, *lost)
+                    attempts += 1
+                    # An endpoint that is told to hurry answers later: waits grow, and are never quite the same.
+                    wait = min(FIRST_WAIT_SECONDS * 2 ** min(attempts - 1, 10), LONGEST_WAIT_SECONDS)
+                    wait = max(wait, outcome.least_wait) * (1 + 0.25 * random.random())
+                    self._give_up(outcome, attempts, started)
+                    if outcome.too_many:
+                        placed = False
+                        self._throttle.refused(wait)
+                        break
+                    # The place is kept while waiting: an endpoint in trouble is asked less, not more.
+                    await asyncio.sleep(wait)
+            finally:
+                if placed:
+                    self._throttle.release()
+            await asyncio.sleep(wait)
 
     async def check(self) -> None:
         """Finds out, for next to nothing, whether the endpoint can be reached, takes the key and knows the model.
@@ -174,7 +242,9 @@ class ApiChat:
                 pass  # slow in listing is not slow in answering
             except openai.APIConnectionError as error:
                 if attempt == attempts:
-                    raise self._gave_up(self._clean(_cause(error)), attempts, started, unreachable=True) from None
+                    raise self._gave_up(
+                        _Trouble(self._clean(_cause(error)), unreachable=True), attempt, started
+                    ) from None
                 await asyncio.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
                 continue
             except (openai.OpenAIError, ValueError, TypeError, KeyError):
@@ -183,42 +253,46 @@ class ApiChat:
         if self.settings.model not in known:
             await self.complete([{"role": "user", "content": "Reply with the word OK."}])
 
-    async def _complete(self, messages: Sequence[Message]) -> Reply:
-        started, attempts, lost_prompt, lost_completion = time.monotonic(), 0, 0, 0
+    async def _attempt(
+        self, messages: Sequence[Message], max_tokens: int | None, extra: Mapping[str, Any]
+    ) -> tuple[Reply | _Trouble, tuple[int, int]]:
+        """One request; the tokens are those of an answer that has to be thrown away."""
+        nothing = (0, 0)
         while True:
-            sent, asked, least_wait, unreachable = dict(self._parameters), time.monotonic(), 0.0, False
+            sent, asked = {**self._parameters, **extra}, time.monotonic()
+            if max_tokens is not None:
+                name = "max_completion_tokens" if "max_completion_tokens" in sent else "max_tokens"
+                sent[name] = max_tokens
             try:
                 body = await self._post(messages, sent)
             except openai.APIStatusError as error:
                 reply = _without_answer(error, time.monotonic() - asked)
                 if reply is not None:
-                    return reply
-                if self._gives_up_parameter(error, sent):
+                    return reply, nothing
+                if self._gives_up_parameter(error, {name: sent[name] for name in sent if name not in extra}):
+                    max_tokens = None
                     continue
+                if error.status_code in (400, 404, 422) and extra:
+                    return Reply(None, "not_taken", 0, 0, time.monotonic() - asked), nothing
                 refusal = self._refusal(error)
+                if refusal is not None and error.status_code in (400, 413, 422) and self._last_answer is not None:
+                    return Reply(None, "refused", 0, 0, time.monotonic() - asked), nothing  # others were taken
                 if refusal is not None:
                     raise refusal from None
-                least_wait = _retry_after(error.response.headers.get("retry-after"))
+                wait = _retry_after(error.response.headers.get("retry-after"))
                 problem = f"{error.status_code}: {self._clean(_message(error))}"
-            except openai.APITimeoutError:
-                problem = f"no answer within {self.settings.timeout_seconds:g} s"
+                return _Trouble(problem, wait, too_many=error.status_code == 429), nothing
+            except openai.APITimeoutError:  # it may well have been worked on, and billed
+                lost = (_estimate(messages), self.settings.max_tokens or 0)
+                return _Trouble(f"no answer within {self.settings.timeout_seconds:g} s"), lost
             except openai.APIConnectionError as error:
-                problem, unreachable = self._clean(_cause(error)), True
-            else:
-                reply = _as_reply(body, messages, time.monotonic() - asked)
-                if reply is not None:
-                    return _with_tokens(reply, lost_prompt, lost_completion)
-                used = _usage(body)
-                lost_prompt, lost_completion = lost_prompt + used[0], lost_completion + used[1]
-                problem = f"it did not send a chat completion but {self._clean(body)!r}"
-            attempts += 1
-            if attempts > self.settings.max_retries or least_wait > LONGEST_RETRY_AFTER_SECONDS:
-                if least_wait > LONGEST_RETRY_AFTER_SECONDS:
-                    problem += f", and asks to wait {least_wait:.0f} s"
-                raise self._gave_up(problem, attempts, started, unreachable=unreachable)
-            wait = min(FIRST_WAIT_SECONDS * 2 ** (attempts - 1), LONGEST_WAIT_SECONDS)
-            # The slot is kept while waiting: an endpoint in trouble is asked less, not more.
-            await asyncio.sleep(max(wait, least_wait) * (1 + 0.25 * random.random()))
+                never_sent = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")  # of httpx
+                lost = nothing if never_sent else (_estimate(messages), 0)
+                return _Trouble(self._clean(_cause(error)), unreachable=True), lost
+            reply = _as_reply(body, messages, time.monotonic() - asked)
+            if reply is not None:
+                return reply, nothing
+            return _Trouble(f"it did not send a chat completion but {self._clean(body)!r}"), _usage(body)
 
     async def _post(self, messages: Sequence[Message], parameters: Mapping[str, Any]) -> str:
         """The body of the answer as text: read here, not by the client, as not every server sends what it should."""
@@ -273,12 +347,29 @@ class ApiChat:
             remedy = f"Check {ask.key('model')} and the prompt"
         return ChatRefusedError(f"{ask.where} {problem}. {remedy}.")
 
-    def _gave_up(self, problem: str, attempts: int, started: float, *, unreachable: bool) -> ChatError:
+    def _give_up(self, trouble: _Trouble, attempts: int, started: float) -> None:
+        """Raises where it is no use to go on: for the endpoint as a whole, or for this one call."""
+        answered = self._last_answer
+        if trouble.least_wait > LONGEST_RETRY_AFTER_SECONDS:
+            raise self._gave_up(
+                replace(trouble, problem=f"{trouble.problem}, and asks to wait {trouble.least_wait:.0f} s"),
+                attempts,
+                started,
+            )
+        if answered is None:
+            if attempts > self.settings.max_retries:
+                raise self._gave_up(trouble, attempts, started)
+        elif time.monotonic() - max(answered, started) > self.settings.patience_seconds:
+            raise self._gave_up(trouble, attempts, max(answered, started))
+        elif attempts > self.settings.max_retries and answered > started and not trouble.too_many:
+            raise CallFailedError(f"no usable answer in {attempts} attempts ({trouble.problem})")
+
+    def _gave_up(self, trouble: _Trouble, attempts: int, started: float) -> ChatError:
         ask, seconds = self.settings, time.monotonic() - started
-        what = "could not be reached" if unreachable else f"gave no usable answer from the model {ask.model}"
+        what = "could not be reached" if trouble.unreachable else f"gave no usable answer from the model {ask.model}"
         return EndpointError(
             f"{ask.where} {what} in {attempts} {'attempt' if attempts == 1 else 'attempts'} over {seconds:.0f} s "
-            f"({problem}). Check {ask.key('base_url')} and that the server runs, then start again."
+            f"({trouble.problem}). Check {ask.key('base_url')} and that the server runs, then start again."
         )
 
     def _clean(self, text: str) -> str:
@@ -344,10 +435,31 @@ def _as_reply(body: str, messages: Sequence[Message], seconds: float) -> Reply |
     return Reply(
         text=text,
         finish_reason=choice.get("finish_reason"),
-        prompt_tokens=used[0] or sum(len(turn["content"]) for turn in messages) // 4 + 1,
+        prompt_tokens=used[0] or _estimate(messages),
         completion_tokens=used[1] or (len(text) // 4 + 1 if text else 0),
         seconds=seconds,
+        tokens=_tokens(choice),
     )
+
+
+def _tokens(choice: Mapping[str, Any]) -> list[Token] | None:
+    """The log-probabilities in an answer, None where there are none in the form of chat completions."""
+    try:
+        return [
+            Token(
+                str(entry["token"]),
+                float(entry["logprob"]),
+                {str(other["token"]): float(other["logprob"]) for other in entry.get("top_logprobs") or []},
+            )
+            for entry in choice["logprobs"]["content"]
+        ]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _estimate(messages: Sequence[Message]) -> int:
+    """Tokens of a prompt, at four characters each."""
+    return sum(len(turn["content"]) for turn in messages) // 4 + 1
 
 
 def _without_answer(error: openai.APIStatusError, seconds: float) -> Reply | None:
@@ -355,7 +467,7 @@ def _without_answer(error: openai.APIStatusError, seconds: float) -> Reply | Non
     if error.status_code not in (400, 413, 422):
         return None
     text = _details(error)
-    for reason, pattern in (("content_filter", _FILTERED), ("context_length", _TOO_LONG)):
+    for reason, pattern in (("content_filter", _FILTERED), ("context_length", _TOO_LONG), ("length", _CUT_OFF)):
         if pattern.search(text):
             return Reply(None, reason, 0, 0, seconds)
     return None

@@ -25,6 +25,7 @@ from nbhelpers.errors import ConfigError
 
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 ENV_REFERENCE = re.compile(r"\$\{(\w+)\}")
+SECRET_IN_URL = re.compile(r"//\S*@|\?")  # a password, or a query, which may hold a key
 # What people write where a server wants no key. Anything else that is not ${NAME} counts as a secret.
 NO_KEYS = {"", "none", "null", "no", "na", "n/a", "-", "x", "empty", "local", "ollama", "not-needed", "dummy", "test"}
 COHERE_URL = "https://api.cohere.ai/compatibility/v1"
@@ -167,11 +168,24 @@ class Training(Section):
     test_labeler: Size = Field("large", description="the LLM that labels the test set")
 
 
+class Labeling(Section):
+    answer_form: Literal["auto", "plain"] = Field(
+        "auto", description="ask for JSON and log-probabilities where the endpoint takes them, or for plain text only"
+    )
+    timeout_seconds: float = Field(120, gt=0, description="longest wait for one reply; raise it for slow models")
+    patience_seconds: float = Field(
+        300, gt=0, description="an endpoint that stops answering is tried for so long, then the run stops (resumable)"
+    )
+
+
 class Cost(Section):
     cost_per_million_large_input: float | None = Field(None, ge=0, description="dollars per million tokens sent")
     cost_per_million_large_output: float | None = Field(None, ge=0, description="dollars per million tokens received")
     cost_per_million_small_input: float | None = Field(None, ge=0, description="dollars per million tokens sent")
     cost_per_million_small_output: float | None = Field(None, ge=0, description="dollars per million tokens received")
+    budget_usd: float | None = Field(
+        None, ge=0, description="never spend more than this on one output folder, over all its runs; needs the prices"
+    )
 
 
 class MetaDatagen(Section):
@@ -202,6 +216,7 @@ class Config(Section):
     path: Paths
     system: System = Field(default_factory=lambda: System.model_validate({}))
     training: Training = Field(default_factory=lambda: Training.model_validate({}))
+    labeling: Labeling = Field(default_factory=lambda: Labeling.model_validate({}))
     cost: Cost = Field(default_factory=lambda: Cost.model_validate({}))
     meta_datagen: MetaDatagen = Field(default_factory=lambda: MetaDatagen.model_validate({}))
 
@@ -288,6 +303,11 @@ def parse_config(content: Mapping[str, Any], *, overrides: Sequence[str] = (), n
             if key not in reported:
                 problems.append(f"{key}: {_explain(problem)}")
                 reported.add(key)
+    else:
+        unknown = [size for size in ("large", "small") if None in config.price_of(size)]
+        if config.cost.budget_usd is not None and unknown:
+            keys = [f"cost_per_million_{size}_{way}" for size in unknown for way in ("input", "output")]
+            problems.append(f"cost.budget_usd: without prices nobody can keep to it. Fill in {', '.join(keys)}")
     if problems:
         count = "a problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ConfigError(f"{name} has {count}:\n" + "\n".join(f"  {problem}" for problem in problems))
@@ -325,6 +345,12 @@ def refuse_literal_keys(sections: Mapping[str, Any]) -> None:
             raise ConfigError(
                 f"api.{name} is written out, and what is passed as a parameter is stored in the output notebook. "
                 "Write ${NAME}, and put the key into the environment variable NAME."
+            )
+    for name in ("large_base_url", "small_base_url"):
+        if isinstance(api, Mapping) and SECRET_IN_URL.search(str(api.get(name))):
+            raise ConfigError(
+                f"api.{name} holds a password or a query, and what is passed as a parameter is stored in the output "
+                "notebook. Write the address into a config file and pass its config_path instead."
             )
 
 
@@ -376,6 +402,11 @@ def _override(sections: dict[str, Any], item: str, problems: list[str]) -> None:
     section, key, value = matched.groups()
     if key.endswith("api_key") and is_literal_key(value):
         problems.append(f"{section}.{key}: a key on the command line is seen by others. Write '${{NAME}}' in quotes.")
+        return
+    if key.endswith("base_url") and SECRET_IN_URL.search(value):
+        problems.append(
+            f"{section}.{key}: an address with a password or a query is seen by others. Write it into the config file."
+        )
         return
     try:
         parsed = value if ENV_REFERENCE.fullmatch(value) else yaml.load(value, _Loader)

@@ -20,8 +20,8 @@ MAX_PART_BYTES = 200_000_000  # a larger part is a zip bomb, not a text
 _SKIPPED = {"del", "moveFrom", "instrText", "delText", "delInstrText", "Fallback", "rt"}
 _SKIPPED |= {"pPr", "rPr", "tblPr", "trPr", "tcPr", "sdtPr", "sectPr"}
 _CHARACTERS = {"tab": "\t", "ptab": "\t", "br": "\n", "cr": "\n", "noBreakHyphen": "-"}
-# What a broken part raises; lxml's XMLSyntaxError is a SyntaxError.
-_BROKEN = (zipfile.BadZipFile, zlib.error, SyntaxError, LookupError, ValueError, EOFError)
+# What a broken part raises; lxml's XMLSyntaxError is a SyntaxError, and tables in tables may go too deep to follow.
+_BROKEN = (zipfile.BadZipFile, zlib.error, SyntaxError, LookupError, ValueError, EOFError, RecursionError)
 
 
 def read_docx(path: Path, warnings: list[str]) -> str:

@@ -9,7 +9,9 @@ NbhelpersError
 ├── PromptError            a prompt file is missing, malformed, or lacks a placeholder that it needs
 ├── ChatError              an LLM could not be asked
 │   ├── ChatRefusedError   asking again would not help: wrong key, unknown model, bad request
-│   └── EndpointError      the endpoint could not be reached, or kept failing
+│   ├── EndpointError      the endpoint could not be reached, or kept failing
+│   └── CallFailedError    this one call kept failing while others were answered (labeling makes it a failed label)
+├── BudgetError            the next call could cost more than is left of cost.budget_usd
 ├── LabelError             a reply that names no class (labeling turns it into a failed label with its reason)
 ├── EvaluationError        figures were asked for that the data cannot give
 └── ClassifierError        a classifier could not be trained, saved or loaded
@@ -53,6 +55,14 @@ class ChatRefusedError(ChatError):
 
 
 class EndpointError(ChatError):
+    pass
+
+
+class CallFailedError(ChatError):
+    pass
+
+
+class BudgetError(NbhelpersError):
     pass
 
 

@@ -52,7 +52,7 @@ def ingest(config: Config, run: RunFolder) -> Ingested:
         ModelNotFoundError: training.model_path, whose tokenizer counts the tokens, is not to be had.
     """
     base_model = find_model(config.training.model_path)
-    files = _input_files(config)
+    files = input_files(config)
     documents: list[dict[str, Any]] = []
     texts: dict[str, dict[str, Any]] = {}
     occurrences: list[tuple[Any, ...]] = []
@@ -61,7 +61,7 @@ def ingest(config: Config, run: RunFolder) -> Ingested:
         row = _describe(path, config.path.input_dir)
         try:
             for position, (chunk, document, metadata) in enumerate(_read(path, row, config)):
-                key = chunk_id(chunk.text)
+                key, values = chunk_id(chunk.text), json.dumps(metadata, ensure_ascii=False, default=str)
                 place = (row["source"], position, chunk.start, chunk.end, document)
                 names = ("source", "position", "start", "end", "document")
                 known = texts.setdefault(
@@ -76,10 +76,11 @@ def ingest(config: Config, run: RunFolder) -> Ingested:
                 )
                 known["count"] += 1
                 known["truncated"] |= chunk.truncated
-                occurrences.append((key, *place, json.dumps(metadata, ensure_ascii=False, default=str)))
+                occurrences.append((key, *place, values))
                 row["chunks"] += 1
-        except DocumentError as error:
-            row["reason"] = _storable(str(error))
+        except Exception as error:  # what nobody thought of, too: the other files are read all the same
+            unexpected = "" if isinstance(error, DocumentError) else f"unexpected {type(error).__name__}: "
+            row["reason"] = _storable(f"{unexpected}{error}")
             row["status"] = "partly read" if row["chunks"] else "skipped"
         documents.append(row)
         bar.update(1)
@@ -93,7 +94,7 @@ def ingest(config: Config, run: RunFolder) -> Ingested:
             f"None of the {len(files)} files in {config.path.input_dir} could be read "
             f"({reasons.iloc[0]} of them: {reasons.index[0]}). Each file's reason is in {run.documents}."
         )
-    chunks = _subset(pd.DataFrame(texts.values()), config)
+    chunks = _subset(pd.DataFrame(texts.values()), config, run)
     places = pd.DataFrame(occurrences, columns=OCCURRENCE_COLUMNS)
     places = places[places["chunk_id"].isin(set(chunks["chunk_id"]))].reset_index(drop=True)
     chunks["near_group"] = near_duplicate_groups(chunks["text"].tolist())
@@ -113,18 +114,28 @@ def count_ingest(documents: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, int
     }
 
 
-def _input_files(config: Config) -> list[Path]:
-    folder = config.path.input_dir
+def input_files(config: Config) -> list[Path]:
+    """The files to read, those of the output folder left out.
+
+    Raises:
+        ConfigError: the folder is missing or empty, or is the output folder too.
+    """
+    check_output(config)
+    folder, output = config.path.input_dir, config.path.output_dir.resolve()
     if not folder.is_dir():
         raise ConfigError(f"path.input_dir: {folder} is not a folder. Write the path of the folder with your texts.")
-    output = config.path.output_dir.resolve()
-    if output == folder.resolve():
-        raise ConfigError(f"path.output_dir: {output} is path.input_dir too. Write another folder for the output.")
     around = output in folder.resolve().parents  # then what it holds is not all output
     files = [path for path in list_files(folder) if around or output not in path.resolve().parents]
     if not files:
         raise ConfigError(f"path.input_dir: {folder} holds no files. Put .txt, .md, .pdf, .docx or .jsonl files in it.")
     return files
+
+
+def check_output(config: Config) -> None:
+    """Raises a ConfigError, before anything is written, where the output would come among the texts."""
+    output = config.path.output_dir.resolve()
+    if output == config.path.input_dir.resolve():
+        raise ConfigError(f"path.output_dir: {output} is path.input_dir too. Write another folder for the output.")
 
 
 def _describe(path: Path, folder: Path) -> dict[str, Any]:
@@ -171,8 +182,13 @@ def _read(path: Path, row: dict[str, Any], config: Config) -> Iterator[tuple[Chu
         row["status"], row["reason"] = "partly read", "; ".join(document.warnings)
 
 
-def _subset(chunks: pd.DataFrame, config: Config) -> pd.DataFrame:
+def _subset(chunks: pd.DataFrame, config: Config, run: RunFolder) -> pd.DataFrame:
+    """A random part; a test set that was drawn stays in it, since files that are added must not redraw that."""
     if not config.system.use_subset or len(chunks) <= config.system.subset_size:
         return chunks
-    kept = set(random_order(chunks["chunk_id"].tolist(), config.system.seed)[: config.system.subset_size])
+    before = run.read_json(run.test_set, made_by="03_test_labels") if run.test_set.exists() else {}
+    drawn = set(before.get("chunk_ids", []))
+    order = random_order(chunks["chunk_id"].tolist(), config.system.seed)
+    order.sort(key=lambda chunk_id: chunk_id not in drawn)
+    kept = set(order[: config.system.subset_size])
     return chunks[chunks["chunk_id"].isin(kept)].reset_index(drop=True)

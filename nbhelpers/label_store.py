@@ -24,20 +24,23 @@ from nbhelpers.prompt_files import Message
 if TYPE_CHECKING:
     import pandas as pd
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
-CREATE TABLE prompts (prompt_id TEXT PRIMARY KEY, messages TEXT NOT NULL);
-CREATE TABLE answers (
+CREATE TABLE IF NOT EXISTS prompts (prompt_id TEXT PRIMARY KEY, messages TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, chunk_id TEXT, prompt_id TEXT NOT NULL REFERENCES prompts, model TEXT NOT NULL,
     size TEXT NOT NULL, kind TEXT NOT NULL, label TEXT, scores TEXT, confidence REAL, reply TEXT,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL);
-CREATE TABLE calls (
+CREATE TABLE IF NOT EXISTS calls (
     call INTEGER PRIMARY KEY, key TEXT NOT NULL, chunk_id TEXT, model TEXT NOT NULL, size TEXT NOT NULL,
     kind TEXT NOT NULL, ok INTEGER NOT NULL, reason TEXT NOT NULL, reply TEXT,
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL);
-CREATE TABLE human_labels (chunk_id TEXT PRIMARY KEY, label TEXT NOT NULL, note TEXT NOT NULL, created TEXT NOT NULL);
-CREATE TABLE selected (position INTEGER PRIMARY KEY, chunk_id TEXT NOT NULL UNIQUE, why TEXT NOT NULL);
-CREATE TABLE counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
+CREATE TABLE IF NOT EXISTS human_labels (
+    chunk_id TEXT PRIMARY KEY, label TEXT NOT NULL, note TEXT NOT NULL, created TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS selected (position INTEGER PRIMARY KEY, chunk_id TEXT NOT NULL UNIQUE, why TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS in_flight (key TEXT PRIMARY KEY, dollars REAL NOT NULL);
+CREATE TABLE IF NOT EXISTS findings (name TEXT PRIMARY KEY, value TEXT NOT NULL)
 """
 _KEYS_PER_QUERY = 500
 _BUSY_SECONDS = 30.0
@@ -179,6 +182,7 @@ class LabelStore:
             db.execute("INSERT OR IGNORE INTO prompts VALUES (?, ?)", (prompt_id, messages))
             db.execute(f"INSERT OR IGNORE INTO answers VALUES ({','.join('?' * len(answer))})", answer)
             self._count_call(db, (key, chunk_id, model, size, kind, 1, "", reply, *used, now))
+            db.execute("DELETE FROM in_flight WHERE key = ?", (key,))
 
     def record_failure(
         self,
@@ -195,6 +199,39 @@ class LabelStore:
         reply = None if usage is None else usage.text
         with self._transaction() as db:
             self._count_call(db, (key, chunk_id, model, size, kind, 0, reason, reply, *_used(usage), _now()))
+            db.execute("DELETE FROM in_flight WHERE key = ?", (key,))
+
+    def reserve(self, key: str, dollars: float) -> None:
+        """Notes what a call under `key` may cost, before it is sent; its answer or failure takes the note away."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO in_flight VALUES (?, ?)", (key, dollars))
+
+    def write_off(self) -> float:
+        """Dollars of calls whose outcome nobody saw, as their run was killed; counts as spent for good.
+
+        To be called while no call is under way.
+        """
+        with self._transaction() as db:
+            [lost] = db.execute("SELECT coalesce(sum(dollars), 0) FROM in_flight").fetchone()
+            total = float(lost) + self.written_off()
+            db.execute("DELETE FROM in_flight")
+            db.execute("INSERT OR REPLACE INTO findings VALUES ('written off', ?)", (repr(total),))
+        return total
+
+    def written_off(self) -> float:
+        """Dollars of earlier calls whose outcome nobody saw."""
+        return float(self.finding("written off") or 0.0)
+
+    def finding(self, name: str) -> str | None:
+        """What was found out before and noted with `note_finding`; None if nothing was."""
+        with self._guard() as db:
+            row = db.execute("SELECT value FROM findings WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def note_finding(self, name: str, value: str) -> None:
+        """Keeps something found out about an endpoint, in place of what was noted before."""
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO findings VALUES (?, ?)", (name, value))
 
     def models(self) -> set[str]:
         """The models that have answered."""
@@ -303,10 +340,11 @@ class LabelStore:
             # A killed process loses nothing this way; only a power cut may cost the last moments.
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
-        if version == 0:
+        if version < SCHEMA_VERSION:
             with self._transaction() as db:
-                if db.execute("PRAGMA user_version").fetchone()[0] == 0:  # another process may have been faster
-                    if db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+                version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have been faster
+                if version < SCHEMA_VERSION:
+                    if version == 0 and db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
                         raise RunFolderError(
                             f"{self.path} is another program's database. Move it, or choose another path.output_dir."
                         )

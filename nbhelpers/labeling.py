@@ -7,16 +7,21 @@ whatever the text says.
 """
 
 import asyncio
+import contextlib
+import json
+import math
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nbhelpers.chat import ApiChat, run_async
+from nbhelpers.answer_forms import AnswerForm, label_probabilities
+from nbhelpers.chat import ApiChat, Reply, run_async
 from nbhelpers.config import Config, Size
-from nbhelpers.errors import LabelError
+from nbhelpers.errors import BudgetError, CallFailedError, LabelError, NbhelpersError
 from nbhelpers.label_store import Answer, LabelStore, answer_key
 from nbhelpers.llms import chat_settings, parameters
 from nbhelpers.local_llm import LocalLLM, center_scores
@@ -24,9 +29,16 @@ from nbhelpers.progress import progress_bar
 from nbhelpers.prompt_files import LABEL_PROMPT, Message, check_label_prompt, load_prompt, render
 from nbhelpers.replies import parse_label
 from nbhelpers.run_folder import RunFolder, write_yaml
+from nbhelpers.spending import Budget
+
+Row = tuple[str, str, str]  # chunk_id, text, key
 
 ASKED_AGAIN = 3
-MAX_TOKENS = 1000
+MAX_TOKENS = 2000  # of a reply; what a model thinks counts too
+MORE_TOKENS = 4  # times as many after a reply that was cut off
+FINAL = frozenset({"content_filter", "context_length", "refused"})  # asking again would bring the same
+NOT_ASKED = "not asked: cost.budget_usd is spent"
+FORMS = (AnswerForm(schema=True, logprobs=True), AnswerForm(logprobs=True), AnswerForm(schema=True))
 COLUMNS = ["chunk_id", "text", "label", "confidence", "reason", "source", "reply"]
 
 
@@ -69,6 +81,7 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
     Returns:
         A row for each chunk, in order: chunk_id, text, label (class name, missing where it failed), confidence (0 to
         1, missing where the LLM gives none), reason (why it failed, else ""), source (`size`), reply.
+        A text that the budget did not suffice for has the reason NOT_ASKED.
     Raises:
         ChatRefusedError, EndpointError: nothing more can be asked; answers so far are kept.
     """
@@ -89,7 +102,11 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
             if api.mode == "local":
                 _score(missing, size, prompt, config, store, bar)
             else:
-                failed = run_async(_ask_all(missing, size, prompt, config, store, bar))
+                asker = _Asker(size, prompt, config, store, bar)
+                rows = missing[["chunk_id", "text", "key"]].itertuples(index=False, name=None)
+                with contextlib.suppress(BudgetError):  # what was bought by then is used
+                    run_async(asker.ask_all(rows, len(missing)))
+                failed = asker.failed
     known = store.get_answers(keys)
     labels = pd.DataFrame(
         [_row(known.get(key), failed.get(key)) for key in keys], columns=["label", "confidence", "reason", "reply"]
@@ -123,51 +140,139 @@ def read_test_labels(run: RunFolder) -> pd.DataFrame:
 def _row(answer: Answer | None, failure: tuple[str, str] | None) -> tuple[Any, ...]:
     if answer is not None:
         return answer.label, answer.confidence, "", answer.reply
-    reason, reply = failure or ("not asked", "")
+    reason, reply = failure or (NOT_ASKED, "")
     return None, None, reason, reply
 
 
-async def _ask_all(
-    table: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore, bar: Any
-) -> dict[str, tuple[str, str]]:
-    """Asks for every row with as many workers as calls are allowed at once; returns the failures by key."""
-    failed: dict[str, tuple[str, str]] = {}
-    rows: Iterator[tuple[str, str, str]] = table[["chunk_id", "text", "key"]].itertuples(index=False, name=None)
-    settings = chat_settings(config, size, max_tokens=MAX_TOKENS)
+class _Asker:
+    """Asks one LLM for labels and stores what comes.
 
-    async def work(chat: ApiChat) -> None:
-        for chunk_id, text, key in rows:
-            messages = prompt.render(text)
-            call: dict[str, Any] = {"key": key, "kind": "label", "size": size, "chunk_id": chunk_id}
-            call["model"] = settings.model
-            for _ in range(1 + ASKED_AGAIN):
-                reply = await chat.complete(messages)
-                try:
-                    label = parse_label(
-                        reply.text, config.classification.classes, text=text, finish_reason=reply.finish_reason
-                    )
-                except LabelError as error:
-                    failed[key] = (str(error), reply.text or "")
-                    store.record_failure(**call, reason=str(error), usage=reply)
-                    continue
-                store.put_answer(**call, prompt=prompt.render(), label=label, reply=reply.text, usage=reply)
-                failed.pop(key, None)
+    The first texts are asked one at a time, until it is known which form of answer the endpoint takes; then as many at
+    once as it takes. `failed` holds (reason, reply) by key.
+    """
+
+    def __init__(self, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore, bar: Any) -> None:
+        self.size, self.prompt, self.store, self.bar = size, prompt, store, bar
+        self.classes = config.classification.classes
+        self.settings = chat_settings(config, size, max_tokens=MAX_TOKENS)
+        self.shared = prompt.render()
+        self.budget = Budget(config, store)
+        self.failed: dict[str, tuple[str, str]] = {}
+        self.form = AnswerForm()
+        self._stopped_by: list[NbhelpersError] = []
+        self._finding = f"answer form of {self.settings.model} at {self.settings.where}"
+        self._seeks_form = config.labeling.answer_form == "auto" and not config.system.completion_mode
+
+    async def ask_all(self, rows: Iterator[Row], n: int) -> None:
+        """Asks for all rows, `n` of them.
+
+        Raises:
+            ChatRefusedError, EndpointError, BudgetError: nothing more can be asked.
+        """
+        async with ApiChat(self.settings) as chat:
+            await self._find_form(chat, rows)
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self.settings.concurrency, n)):
+                    group.create_task(self._work(chat, rows))
+        if self._stopped_by:
+            raise self._stopped_by[0]  # the first one says it; the others follow from it
+
+    async def _work(self, chat: ApiChat, rows: Iterator[Row]) -> None:
+        """Asks row after row; where nothing more can be asked, the calls under way are still waited for."""
+        for row in rows:
+            try:
+                await self._ask(chat, row, self.form)
+            except NbhelpersError as error:
+                self._stopped_by.append(error)
+            if self._stopped_by:
+                return
+
+    async def _find_form(self, chat: ApiChat, rows: Iterator[Row]) -> None:
+        """Tries the forms on the first rows, whose answers count like all others."""
+        known = self.store.finding(self._finding)
+        if not self._seeks_form or known is not None:
+            self.form = AnswerForm(**json.loads(known)) if known is not None and self._seeks_form else AnswerForm()
+            return
+        usable = [AnswerForm()]  # what the endpoint takes and answers in
+        for form in FORMS:
+            row = next(rows, None)
+            answered = None if row is None else await self._ask(chat, row, form)
+            if row is None or answered is None:
+                return  # no label at all: the next time will tell
+            reply, taken = answered
+            as_json = (reply.text or "").lstrip().startswith("{")
+            sure = label_probabilities(reply.tokens, self._label(row), self.classes) is not None
+            usable.append(AnswerForm(schema=form.schema and as_json, logprobs=form.logprobs and sure))
+            if usable[-1] == form or (form == FORMS[0] == taken and not as_json):
                 break
-            bar.update(1)
+        # Knowing how sure the model is counts for more than JSON, which the plain form hardly ever falls short of.
+        self.form = max(usable, key=lambda form: (form.logprobs, form.schema))
+        self.store.note_finding(self._finding, json.dumps(asdict(self.form)))
 
-    try:
-        async with ApiChat(settings) as chat, asyncio.TaskGroup() as group:
-            for _ in range(min(settings.concurrency, len(table))):
-                group.create_task(work(chat))
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None  # the first one says it; the others follow from it
-    return failed
+    def _label(self, row: Row) -> str:
+        return str(self.store.get_answers([row[2]])[row[2]].label)
+
+    async def _ask(self, chat: ApiChat, row: Row, form: AnswerForm) -> tuple[Reply, AnswerForm] | None:
+        """Asks until there is a label; the reply that named it and the form that was taken, or None."""
+        chunk_id, text, key = row
+        messages, max_tokens = self.prompt.render(text), MAX_TOKENS
+        call: dict[str, Any] = {"key": key, "kind": "label", "size": self.size, "chunk_id": chunk_id}
+        call["model"] = self.settings.model
+
+        async def admit(lost: tuple[int, int]) -> None:
+            await self.budget.admit(key, self.size, messages, max_tokens, lost)
+
+        def settle(reply: Reply | None) -> None:
+            used = (reply.prompt_tokens, reply.completion_tokens) if reply is not None else (0, 0)
+            self.budget.settle(key, self.size, messages, *used)
+
+        for _ in range(1 + ASKED_AGAIN):
+            try:
+                extra = form.parameters(self.classes)
+                reply = await chat.complete(messages, max_tokens=max_tokens, extra=extra, admit=admit)
+                if reply.finish_reason == "not_taken":
+                    form = AnswerForm()
+                    reply = await chat.complete(messages, max_tokens=max_tokens, admit=admit)
+            except CallFailedError as error:
+                self.failed[key] = (str(error), "")
+                self.store.record_failure(**call, reason=str(error))
+                settle(None)
+                break
+            try:
+                label = parse_label(reply.text, self.classes, text=text, finish_reason=reply.finish_reason)
+            except LabelError as error:
+                self.failed[key] = (str(error), reply.text or "")
+                self.store.record_failure(**call, reason=str(error), usage=reply)
+                settle(reply)
+                if reply.finish_reason in FINAL:
+                    break
+                if reply.finish_reason == "length":
+                    max_tokens *= MORE_TOKENS
+                continue
+            sure = label_probabilities(reply.tokens, label, self.classes)
+            self.store.put_answer(
+                **call,
+                prompt=self.shared,
+                label=label,
+                scores=None if sure is None else [math.log(max(sure[name], 1e-12)) for name in self.classes],
+                confidence=None if sure is None else sure[label],
+                reply=reply.text,
+                usage=reply,
+            )
+            settle(reply)
+            self.failed.pop(key, None)
+            self.bar.update(1)
+            return reply, form
+        self.bar.update(1)
+        return None
 
 
 def _score(table: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore, bar: Any) -> None:
     """Scores the class names for every row with a local model and stores the raw scores batch by batch."""
-    model = LocalLLM(config.api_of(size).model)
+    model, shared = LocalLLM(config.api_of(size).model), prompt.render()
+    started = time.perf_counter()
     for batch in model.score_classes(table["text"].tolist(), config.classification.classes, prompt.render):
+        n, ended = len(batch.indices), time.perf_counter()
         for row, scores in zip(batch.indices, batch.scores, strict=True):
             store.put_answer(
                 key=table["key"].iloc[row],
@@ -175,7 +280,9 @@ def _score(table: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config,
                 size=size,
                 model=model.name,
                 chunk_id=table["chunk_id"].iloc[row],
-                prompt=prompt.render(),
+                prompt=shared,
                 scores=[float(score) for score in scores],
+                usage=Reply(None, None, batch.prompt_tokens // n, 0, (ended - started) / n),
             )
-        bar.update(len(batch.indices))
+        started = ended
+        bar.update(n)

@@ -1,8 +1,9 @@
 """The two LLMs of a config, and what they have cost so far."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from nbhelpers.chat import STOP, ApiChat, ChatSettings, run_async
+from nbhelpers.chat import CHECK_MAX_TOKENS, STOP, ApiChat, ChatSettings, run_async
 from nbhelpers.config import Config, Size, secret
 from nbhelpers.label_store import LabelStore
 from nbhelpers.models import find_model
@@ -27,6 +28,8 @@ def chat_settings(config: Config, size: Size, *, max_tokens: int) -> ChatSetting
         stop=STOP if config.system.use_stop else (),
         temperature=TEMPERATURE,
         max_tokens=max_tokens,
+        timeout_seconds=config.labeling.timeout_seconds,
+        patience_seconds=config.labeling.patience_seconds,
     )
 
 
@@ -40,12 +43,13 @@ def parameters(config: Config) -> dict[str, Any]:
     }
 
 
-def check_llms(config: Config, store: LabelStore | None = None) -> None:
-    """Finds out before anything is paid for whether both LLMs can be asked.
+def check_llms(config: Config, store: LabelStore | None = None, *, sizes: Sequence[Size] = ("large", "small")) -> None:
+    """Finds out before anything is paid for whether the LLMs can be asked.
 
     Args:
         config: the two LLMs.
         store: an LLM that has answered before, on this run folder, is not tried again.
+        sizes: which of them.
     Raises:
         ConfigError: a key is not in the environment.
         ModelNotFoundError: a local model is not to be had.
@@ -56,8 +60,9 @@ def check_llms(config: Config, store: LabelStore | None = None) -> None:
         async with ApiChat(settings) as chat:
             await chat.check()
 
-    sizes: tuple[Size, ...] = ("large", "small")
-    settings = [chat_settings(config, size, max_tokens=10) for size in sizes if config.api_of(size).mode == "api"]
+    settings = [
+        chat_settings(config, size, max_tokens=CHECK_MAX_TOKENS) for size in sizes if config.api_of(size).mode == "api"
+    ]
     for size in sizes:
         if config.api_of(size).mode == "local":
             find_model(config.api_of(size).model)
@@ -70,7 +75,8 @@ def check_llms(config: Config, store: LabelStore | None = None) -> None:
 def usage(config: Config, store: LabelStore) -> dict[str, Any]:
     """Calls, tokens and dollars over all runs on this folder; the `llm` part of report.json.
 
-    `cost_usd` is None where a price that is needed is not in the config; local models cost nothing.
+    `cost_usd` is None where a price that is needed is not in the config; local models cost nothing. `written_off_usd`
+    is what calls may have cost whose run was killed before the answer came (known with a budget only).
     """
     table = store.usage()
     total: dict[str, Any] = {
@@ -92,4 +98,5 @@ def usage(config: Config, store: LabelStore) -> dict[str, Any]:
         by_size[size] = {**counts, "cost_usd": dollars}
         for name, count in counts.items():
             total[name] += count
-    return {**total, "cost_usd": None if cost is None else round(cost, 6), "by_size": by_size}
+    total["cost_usd"] = None if cost is None else round(cost, 6)
+    return {**total, "written_off_usd": store.written_off(), "by_size": by_size}

@@ -6,11 +6,13 @@ from typing import Any
 
 from nbhelpers.config import IGNORED_AT_TOP, SECTIONS, Config, load_config, parse_config, refuse_literal_keys
 from nbhelpers.errors import ConfigError
+from nbhelpers.ingest import check_output
 from nbhelpers.label_store import LabelStore
 from nbhelpers.pictures import save_figure
+from nbhelpers.prediction import read_truth
 from nbhelpers.progress import interactive
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.stages import find_stage, finish
+from nbhelpers.stages import begin, find_stage, finish
 
 PARAMETERS = {"config_path", "overrides", *SECTIONS, *IGNORED_AT_TOP}
 _LITERALS = (str, int, float, bool, list, dict, type(None))
@@ -25,10 +27,11 @@ class Run:
     folder: RunFolder
     store: LabelStore
     interactive: bool
+    read: dict[str, str]  # the fingerprints of its inputs
 
     def finish(self) -> str:
         """Leaves the step's stamp, so that it is not run again before something it depends on changes."""
-        finish(find_stage(self.stage), self.config, self.folder)
+        finish(find_stage(self.stage), self.folder, self.read)
         return f"{self.stage} is done. Its results are in {self.folder.name}."
 
     def save(self, figure: Any, name: str) -> Any:
@@ -42,11 +45,14 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
 
     Sections that papermill passed (`-f CONFIG`) replace the config file; they are never merged with another one's.
 
+    The step is stale from now on, until `Run.finish`.
+
     Args:
         stage: the notebook's name, such as "03_test_labels".
         namespace: `globals()` of the notebook.
     Raises:
         ConfigError: a parameter that no notebook has, a key written out among the parameters, or a faulty config.
+        RunFolderError: something that the step reads is not there.
     """
     by_hand = interactive()
     if not by_hand:
@@ -58,9 +64,12 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
         config = parse_config(given, overrides=overrides, name="what papermill passed")
     else:
         config = load_config(namespace["config_path"], overrides=overrides)
+    check_output(config)
+    if stage > "02_rules":  # before more is paid for; where each text stands, for which label, is known after 01
+        read_truth(config)
     folder = RunFolder(config.path.output_dir)
-    folder.root.mkdir(parents=True, exist_ok=True)
-    return Run(stage, config, folder, LabelStore(folder.labels), by_hand)
+    read = begin(find_stage(stage), config, folder)
+    return Run(stage, config, folder, LabelStore(folder.labels), by_hand, read)
 
 
 def _refuse_unknown(namespace: Mapping[str, Any]) -> None:

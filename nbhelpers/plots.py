@@ -298,8 +298,15 @@ def agreement_and_truth(figures: Mapping[str, tuple[float, float, float, int]]) 
     """Shares with their intervals one below the other, such as agreement with the LLM and accuracy against the truth.
 
     Args:
-        figures: name -> (value, low, high, n).
+        figures: name -> (value, low, high, n); without any, the picture says so.
     """
+    if not figures:
+        fig, (ax,) = new_picture(8, 0.8)
+        ax.set(xticks=[], yticks=[])
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "no labels from a person to compare with (path.truth)", ha="center", va="center")
+        fig.alt = "There are no labels from a person to compare with."
+        return ax
     k = len(figures)
     fig, (ax,) = new_picture(8, rows_height(k) + 0.4)
     told = []

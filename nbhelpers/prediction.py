@@ -24,6 +24,7 @@ from nbhelpers.run_folder import RunFolder, write_json, write_table, write_text
 
 TEXTS_PER_PART = 10_000
 CLASS_COLUMN = "p_{}"
+TRUTH_ROW = "classifier against the truth"
 
 
 def final_classifier(run: RunFolder) -> tuple[int, Classifier]:
@@ -108,9 +109,10 @@ def compare_with_truth(
     Raises:
         ConfigError: the file is missing, lacks columns or names unknown classes.
     """
-    if config.path.truth is None:
+    truth = read_truth(config)
+    if truth is None:
+        run.truth_shares.unlink(missing_ok=True)  # an earlier run's, which had a truth
         return {}
-    truth = _read_truth(config)
     table = predictions.merge(truth, on=["source", "position"], how="inner").drop_duplicates("chunk_id")
     if table.empty:
         raise ConfigError(f"path.truth: no source and position in {config.path.truth} is one of the input texts.")
@@ -119,7 +121,7 @@ def compare_with_truth(
     pairs = {
         "LLM against the truth": table[tested]["llm_label"] == table[tested]["true_label"],
         "classifier against the LLM": table[tested]["predicted_label"] == table[tested]["llm_label"],
-        "classifier against the truth": table[tested]["predicted_label"] == table[tested]["true_label"],
+        TRUTH_ROW: table[tested]["predicted_label"] == table[tested]["true_label"],
         "the same, on texts no LLM saw": (table["predicted_label"] == table["true_label"])[
             table["label_source"] == "classifier"
         ],
@@ -134,6 +136,36 @@ def compare_with_truth(
         {name: dict(zip(("share", "low", "high", "texts"), v, strict=True)) for name, v in shares.items()},
     )
     return shares
+
+
+def read_truth(config: Config) -> pd.DataFrame | None:
+    """The labels of `path.truth`: source, position, true_label; None where it is not given.
+
+    Raises:
+        ConfigError: the file is missing, lacks columns or names unknown classes.
+    """
+    file = config.path.truth
+    if file is None:
+        return None
+    try:
+        # A class may be called "None" or "NA", so only an empty field means that there is no label.
+        truth = pd.read_csv(
+            file,
+            dtype={"source": str, "position": "int64", "label": str},  # type: ignore[arg-type]
+            keep_default_na=False,
+            na_values=[""],
+        )
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"path.truth: {file} could not be read ({error}). Write a .csv: source, position, label."
+        ) from None
+    missing = {"source", "position", "label"} - set(truth.columns)
+    if missing:
+        raise ConfigError(f"path.truth: {file} has no column {', '.join(sorted(missing))}.")
+    unknown = set(truth["label"].dropna()) - set(config.classification.classes)
+    if unknown:
+        raise ConfigError(f"path.truth: {file} holds labels that are not classes: {', '.join(sorted(unknown))}.")
+    return truth[["source", "position", "label"]].dropna().rename(columns={"label": "true_label"})
 
 
 def _predict_in_parts(run: RunFolder, classifier: Classifier, chunks: pd.DataFrame, *, part_key: str) -> Any:
@@ -166,29 +198,6 @@ def _llm_labels(run: RunFolder) -> dict[str, str]:
     both = pd.concat([train[["chunk_id", "label", "source"]], read_test_labels(run)[["chunk_id", "label", "source"]]])
     both = both[both["label"].notna() & (both["source"] != "human")]
     return dict(both[["chunk_id", "label"]].itertuples(index=False, name=None))
-
-
-def _read_truth(config: Config) -> pd.DataFrame:
-    file = config.path.truth
-    try:
-        # A class may be called "None" or "NA", so only an empty field means that there is no label.
-        truth = pd.read_csv(
-            file,  # type: ignore[arg-type]
-            dtype={"source": str, "position": "int64", "label": str},  # type: ignore[arg-type]
-            keep_default_na=False,
-            na_values=[""],
-        )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"path.truth: {file} could not be read ({error}). Write a .csv: source, position, label."
-        ) from None
-    missing = {"source", "position", "label"} - set(truth.columns)
-    if missing:
-        raise ConfigError(f"path.truth: {file} has no column {', '.join(sorted(missing))}.")
-    unknown = set(truth["label"].dropna()) - set(config.classification.classes)
-    if unknown:
-        raise ConfigError(f"path.truth: {file} holds labels that are not classes: {', '.join(sorted(unknown))}.")
-    return truth[["source", "position", "label"]].dropna().rename(columns={"label": "true_label"})
 
 
 def _write(run: RunFolder, table: pd.DataFrame, classes: Sequence[str]) -> None:

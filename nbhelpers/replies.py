@@ -62,6 +62,8 @@ def parse_label(reply: str | None, classes: Sequence[str], *, text: str = "", fi
         raise LabelError("refused by the endpoint's content filter")
     if finish_reason == "context_length":
         raise LabelError("the prompt with this text is too long for the model")
+    if finish_reason == "refused":
+        raise LabelError("the endpoint refuses the prompt with this text")
     if reply is None or not reply.strip():
         raise LabelError("empty reply")
     names = _Names(classes)

@@ -21,11 +21,11 @@ import pandas as pd
 
 from nbhelpers.classifier import Classifier, TrainingSettings, describe_balance, fit
 from nbhelpers.config import Config
-from nbhelpers.errors import ChatError, ClassifierError, ConfigError, RunFolderError
+from nbhelpers.errors import BudgetError, ChatError, ClassifierError, ConfigError, RunFolderError
 from nbhelpers.evaluation import Evaluation, clearly_better, evaluate, lower_bound, smallest_correct
 from nbhelpers.ingest import count_ingest
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import label_chunks, read_test_labels
+from nbhelpers.labeling import NOT_ASKED, label_chunks, read_test_labels
 from nbhelpers.llms import usage
 from nbhelpers.models import find_model
 from nbhelpers.progress import counter, progress_bar
@@ -113,16 +113,23 @@ class Rounds:
         return self.report()
 
     def step(self) -> Iteration | None:
-        """One more iteration, beyond `max_iters` too; None where no text is left to label."""
+        """One more iteration, beyond `max_iters` too; None where no text is left to label, or no money."""
         number = len(self.done) + 1
         started = time.perf_counter()
-        batches = self._batches(number)
+        batches = self._batches(1 + sum("copy_of" not in iteration.row for iteration in self.done))
         if number > 1 and sum(map(len, batches)) == max(len(iteration.labels) for iteration in self.done):
             if self.status is None:
                 self._finish("no_more_chunks")
             return None
         self.status = None  # one more by hand: what it makes is the last one, and decides
         labels = self._label(batches)
+        spent = labels["reason"] == NOT_ASKED
+        if self.done and spent.tail(len(batches[-1])).all():
+            self._finish("budget")
+            return None
+        labels = labels[~spent].reset_index(drop=True)
+        if labels.empty:
+            raise BudgetError("cost.budget_usd is spent before the first text of the train set. Raise it to go on.")
         write_table(self.run.train_labels, labels)
         self.classifier = self._train(number, labels)
         iteration = self._evaluate(number, labels, self.classifier, time.perf_counter() - started)
@@ -130,6 +137,8 @@ class Rounds:
         self._tell(iteration)
         if self._reached(iteration):
             self._finish("target_reached")
+        elif spent.any():
+            self._finish("budget")
         elif number >= self.config.training.max_iters:
             self._finish("max_iters")
         write_json(self.run.report, self.report())
@@ -159,7 +168,7 @@ class Rounds:
         return report
 
     def _batches(self, number: int) -> list[list[str]]:
-        """The chunk ids of each batch up to iteration `number`; chooses more texts where the list is too short."""
+        """The chunk ids of the first `number` batches; chooses more texts where the list is too short."""
         training = self.config.training
         wanted = training.train_set_size + (number - 1) * training.train_set_increment
         pool = self.pool.chunks
@@ -332,13 +341,20 @@ class Rounds:
                 "Too few chunks to leave whole test documents out of training: the accuracy holds for new chunks of "
                 "these documents, not for other documents."
             )
+        chosen = self.store.selection()
+        if self.config.training.selection == "random" and not chosen["why"].eq("random").all():
+            notes.append(
+                "Some texts were chosen by an earlier classifier, before training.selection was random: what is paid "
+                "for stays. For a run at random only, use another path.output_dir."
+            )
         local = {
             self.config.api_of(size).model for size in ("large", "small") if self.config.api_of(size).mode == "local"
         }
         if local:
             notes.append(
                 f"Labels come from a local model ({', '.join(sorted(local))}). A small model is a weak teacher: check "
-                "it against labels of your own (path.truth), or name a better LLM under api:, as in params/openai.yaml."
+                "it against labels of your own (path.truth), or name a better LLM under api: (params/openai.yaml). "
+                "Its favourite class names are corrected as if all classes were about equally frequent."
             )
         unused = [name for name in self.classes if name not in set(self.test["label"])]
         if unused:

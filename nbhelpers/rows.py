@@ -85,9 +85,9 @@ def _jsonl_rows(path: Path, encoding: str, text_column: str, warnings: list[str]
             first = first or line[:1]
             row, problem = _json_object(line)
             text = row.pop(text_column, None)
-            if isinstance(text, str) and clean(text).strip():
+            if isinstance(text, str) and text.strip():
                 used += 1
-                yield clean(text), _clean_value(row)
+                yield text, row
                 continue
             keys.update(row.keys())
             if not problem:
@@ -105,12 +105,14 @@ def _jsonl_rows(path: Path, encoding: str, text_column: str, warnings: list[str]
 
 
 def _json_object(line: str) -> tuple[dict[str, Any], str]:
-    """The object of a line, or an empty one and why."""
+    """The object of a line, its texts cleaned, or an empty one and why."""
     if _undecoded([line]):
         return {}, "not decodable"
     try:
-        row = json.loads(line, parse_constant=lambda _: None)  # NaN is no JSON, and no value either
-    except (ValueError, RecursionError):
+        row = _clean_value(json.loads(line, parse_constant=lambda _: None))  # NaN is no JSON, and no value either
+    except RecursionError:
+        return {}, "nested too deeply"
+    except ValueError:
         row = None
     return (row, "") if isinstance(row, dict) else ({}, "not a JSON object")
 

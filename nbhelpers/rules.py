@@ -5,6 +5,8 @@ is never overwritten: delete it to have the rules written anew.
 """
 
 import hashlib
+import time
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,10 +16,12 @@ from nbhelpers.errors import ChatError, ConfigError
 from nbhelpers.label_store import LabelStore, answer_key
 from nbhelpers.llms import chat_settings, parameters
 from nbhelpers.local_llm import LocalLLM
+from nbhelpers.progress import progress_bar
 from nbhelpers.prompt_files import RULES_PROMPT, Message, load_prompt, render
 from nbhelpers.run_folder import RunFolder, write_yaml
+from nbhelpers.spending import Budget
 
-MAX_TOKENS, LOCAL_MAX_TOKENS = 3000, 200
+MAX_TOKENS, LOCAL_MAX_TOKENS = 4000, 200
 TRIES = 3
 
 
@@ -127,30 +131,49 @@ def _ask(config: Config, asked: list[Message], store: LabelStore) -> str:
     if kept is not None:
         store.count_cached(1)
         return str(kept.reply)
+    max_tokens, reason, budget = MAX_TOKENS, "", Budget(config, store)
     for _ in range(TRIES):
-        reply = _complete(config, asked)
+
+        async def admit(lost: tuple[int, int], most: int = max_tokens) -> None:
+            await budget.admit(key, "large", asked, most, lost)
+
+        reply = _complete(config, asked, max_tokens, admit)
+        budget.settle(key, "large", asked, reply.prompt_tokens, reply.completion_tokens)
         # A thought that does not end was cut off before the rules.
         text = (reply.text or "").rpartition("</think>")[2].partition("<think>")[0].strip()
-        if text:
+        cut_off = reply.finish_reason == "length"
+        if text and not cut_off:
             store.put_answer(
                 key=key, kind="rules", size="large", model=api.model, prompt=asked, reply=text, usage=reply
             )
             return text
-        store.record_failure(key=key, kind="rules", size="large", model=api.model, reason="empty reply", usage=reply)
+        reason = f"cut off after {max_tokens} tokens" if cut_off else "empty reply"
+        max_tokens *= 2
+        store.record_failure(key=key, kind="rules", size="large", model=api.model, reason=reason, usage=reply)
     raise ChatError(
-        f"{api.model} wrote no rules in {TRIES} tries. Try another api.large_model, or give classification.rules_file."
+        f"{api.model} wrote no rules in {TRIES} tries ({reason}). Try another api.large_model, or give "
+        "classification.rules_file."
     )
 
 
-def _complete(config: Config, messages: list[Message]) -> Reply:
+def _complete(
+    config: Config,
+    messages: list[Message],
+    max_tokens: int,
+    admit: Callable[[tuple[int, int]], Awaitable[None]],
+) -> Reply:
     api = config.api_of("large")
     if api.mode == "local":
-        text, sent, received = LocalLLM(api.model).generate(messages, max_tokens=LOCAL_MAX_TOKENS)
-        return Reply(text=text, finish_reason="stop", prompt_tokens=sent, completion_tokens=received, seconds=0.0)
+        started = time.perf_counter()
+        with progress_bar(LOCAL_MAX_TOKENS, desc=f"writing rules ({api.model})", unit="token") as bar:
+            text, sent, received = LocalLLM(api.model).generate(
+                messages, max_tokens=LOCAL_MAX_TOKENS, progress=lambda done: bar.update(done - bar.n)
+            )
+        return Reply(text, "stop", sent, received, time.perf_counter() - started)
 
     async def ask() -> Reply:
-        async with ApiChat(chat_settings(config, "large", max_tokens=MAX_TOKENS)) as chat:
-            return await chat.complete(messages)
+        async with ApiChat(chat_settings(config, "large", max_tokens=max_tokens)) as chat:
+            return await chat.complete(messages, admit=admit)
 
     return run_async(ask())
 

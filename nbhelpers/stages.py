@@ -1,8 +1,9 @@
 """The five steps, and whether each is up to date.
 
 A step is stale when what it read has changed: the files and tables, the part of the config it depends on, or the code.
-Each step leaves a stamp with the fingerprints of these when it has finished, whether it was run from the command line
-or by hand. Rules that a person edits are an input of the steps after them, so an edit makes those stale.
+Fingerprints of these are taken when a step begins, and are left as its stamp when it has finished, whether it was run
+from the command line or by hand; so what changes meanwhile makes it stale, and a step that stopped half-way has no
+stamp. Rules that a person edits are an input of the steps after them, so an edit makes those stale.
 """
 
 import ast
@@ -10,12 +11,13 @@ import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.config import Config, repository_root
-from nbhelpers.documents import list_files
-from nbhelpers.errors import RunFolderError
+from nbhelpers.config import Config, Size, repository_root
+from nbhelpers.errors import BudgetError, NbhelpersError, RunFolderError
+from nbhelpers.ingest import input_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_prompt
 from nbhelpers.rules import read_rules, rules_prompt
@@ -32,10 +34,10 @@ class Stage:
     """One notebook: the config keys and inputs that its results depend on, and what it leaves behind."""
 
     name: str
-    title: str
     keys: list[str]
     inputs: Callable[[Config, RunFolder], dict[str, str]]
     outputs: Callable[[Config, RunFolder], list[Path]]
+    asks: Callable[[Config], Size | None] = lambda config: None  # which LLM
 
     @property
     def notebook(self) -> Path:
@@ -51,18 +53,18 @@ class Stage:
 
 
 def _ingest_inputs(config: Config, run: RunFolder) -> dict[str, str]:
-    folder, output = config.path.input_dir, config.path.output_dir.resolve()
-    around = output in folder.resolve().parents  # as in ingest: then what it holds is not all output
     listing = [
-        (path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
-        for path in list_files(folder)
-        if path.exists() and (around or output not in path.resolve().parents)
+        (path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in input_files(config) if path.exists()
     ]
     return {"files": _hash(listing)}
 
 
 def _rules_inputs(config: Config, run: RunFolder) -> dict[str, str]:
     return {"prompt": _hash(rules_prompt(config)[0]), "rules_file": _file(config.classification.rules_file)}
+
+
+def _rules_are_given(config: Config) -> bool:
+    return config.classification.rules_file is not None and config.api.large_mode == "api"
 
 
 def _test_inputs(config: Config, run: RunFolder) -> dict[str, str]:
@@ -100,10 +102,15 @@ def _predict_inputs(config: Config, run: RunFolder) -> dict[str, str]:
     }
 
 
+def _predict_outputs(config: Config, run: RunFolder) -> list[Path]:
+    if not config.classification.predict_on_whole_set_at_the_end:
+        return []
+    return [run.predictions / f"predictions.{suffix}" for suffix in ("parquet", "jsonl", "csv")]
+
+
 STAGES = (
     Stage(
         "01_ingest",
-        "ingest",
         [
             "path.input_dir",
             "path.text_column",
@@ -119,19 +126,19 @@ STAGES = (
     ),
     Stage(
         "02_rules",
-        "rules",
         [*_LARGE, *_TASK, *_CALLS, "classification.rules_file"],
         _rules_inputs,
         lambda config, run: [run.rules],
+        asks=lambda config: None if _rules_are_given(config) else "large",
     ),
     Stage(
         "03_test_labels",
-        "test labels",
         [
             *_LARGE,
             *_SMALL,
             *_TASK,
             *_CALLS,
+            "cost.budget_usd",
             "system.seed",
             "training.test_set_size",
             "training.test_labeler",
@@ -141,22 +148,20 @@ STAGES = (
         ],
         _test_inputs,
         lambda config, run: [run.test_set, run.test_labels],
+        asks=lambda config: config.training.test_labeler,
     ),
     Stage(
         "04_train",
-        "train",
         [*_SMALL, *_TASK, *_CALLS, "system.required_accuracy", "system.stop_rule", "system.seed", "training", "cost"],
         _train_inputs,
         _train_outputs,
+        asks=lambda config: "small",
     ),
     Stage(
         "05_predict",
-        "predict",
         ["classification", "path.truth", "meta_datagen"],
         _predict_inputs,
-        lambda config, run: (
-            [run.predictions / "predictions.parquet"] if config.classification.predict_on_whole_set_at_the_end else []
-        ),
+        _predict_outputs,
     ),
 )
 
@@ -177,10 +182,12 @@ def what_changed(stage: Stage, config: Config, run: RunFolder) -> list[str]:
     """Why a step has to be run: names of what changed since its stamp; empty where it is up to date."""
     stamp = _stamps(run).get(stage.name)
     if stamp is None:
-        return ["not run yet"]
+        return ["not finished yet"]
     missing = [path.name for path in stage.outputs(config, run) if not path.exists()]
     if missing:
         return [f"{name} is not there" for name in missing]
+    if stage.name == "04_train" and not _has_ended(_report(run)):  # such as after one more iteration by hand
+        return ["not finished yet"]
     now = fingerprints(stage, config, run)
     return sorted(name for name in now.keys() | stamp.keys() if now.get(name) != stamp.get(name))
 
@@ -195,13 +202,58 @@ def fingerprints(stage: Stage, config: Config, run: RunFolder) -> dict[str, str]
     return {"config": _hash(chosen), "code": _code(stage.notebook), **stage.inputs(config, run)}
 
 
-def finish(stage: Stage, config: Config, run: RunFolder) -> None:
-    """Leaves the step's stamp; called by its notebook's last cell."""
-    write_json(run.stages, {**_stamps(run), stage.name: fingerprints(stage, config, run)})
+def begin(stage: Stage, config: Config, run: RunFolder) -> dict[str, str]:
+    """Withdraws the step's stamp, so that it is stale until it has finished, and forgets that a step failed.
+
+    Returns:
+        The fingerprints of what the step is about to read, for `finish`.
+    """
+    read = fingerprints(stage, config, run)
+    stamps = _stamps(run)
+    if stamps.pop(stage.name, None) is not None:
+        write_json(run.stages, stamps)
+    forget_failure(run)
+    return read
+
+
+def finish(stage: Stage, run: RunFolder, read: dict[str, str]) -> None:
+    """Leaves the step's stamp, which `begin` gave; called by its notebook's last cell."""
+    write_json(run.stages, {**_stamps(run), stage.name: read})
+
+
+def note_failure(stage: Stage, config: Config, run: RunFolder, error: NbhelpersError) -> None:
+    """Keeps what is in report.json and adds the failure, so that whoever reads it later knows."""
+    report = _report(run)
+    base = {"target": config.system.required_accuracy, "iterations": [], "final": None, "config": config.public()}
+    failure = {"step": stage.name, "error": str(error), "status_before": _training_status(report)}
+    status = "budget" if isinstance(error, BudgetError) else "failed"
+    write_json(run.report, {**base, **report, "status": status, "failure": failure})
+
+
+def forget_failure(run: RunFolder) -> None:
+    """The training's status stands again, where a step failed earlier; a report of nothing but the failure goes."""
+    report = _report(run)
+    failure = report.pop("failure", None)
+    if failure is None:
+        return
+    if failure["status_before"] is None:
+        run.report.unlink()
+    else:
+        write_json(run.report, {**report, "status": failure["status_before"]})
 
 
 def _report(run: RunFolder) -> dict[str, Any]:
     return run.read_json(run.report, made_by="04_train") if run.report.exists() else {}
+
+
+def _training_status(report: dict[str, Any]) -> str | None:
+    """The status apart from a failure of another step."""
+    status: str | None = report.get("failure", {}).get("status_before", report.get("status"))
+    return status
+
+
+def _has_ended(report: dict[str, Any]) -> bool:
+    return bool(report.get("final")) and _training_status(report) not in (None, "running")
 
 
 def _human_labels(run: RunFolder) -> str:
@@ -216,11 +268,26 @@ def _stamps(run: RunFolder) -> dict[str, Any]:
 
 
 def _code(notebook: Path) -> str:
-    """A hash of the package and the notebook's code: comments, layout and prose do not count."""
-    parts = [ast.dump(ast.parse(file.read_text("utf-8"))) for file in sorted(Path(__file__).parent.glob("*.py"))]
-    cells = json.loads(notebook.read_text("utf-8"))["cells"]
-    parts += ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
-    return _hash(parts)
+    """A hash of the package and the notebook's code: parameters, comments, layout and prose do not count."""
+    parts = [_without_prose(file.read_text("utf-8")) for file in sorted(Path(__file__).parent.glob("*.py"))]
+    for cell in json.loads(notebook.read_text("utf-8"))["cells"]:
+        if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []):
+            parts.append(_without_prose("".join(cell["source"])))
+    return _hash([part for part in parts if part])
+
+
+@cache  # the package is the same for all steps
+def _without_prose(code: str) -> str:
+    try:
+        tree = ast.parse(code)
+    except SyntaxError:  # a magic in a notebook
+        return code
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node, clean=False
+        ):
+            del node.body[0]
+    return ast.unparse(tree)
 
 
 def _file(path: Path | None) -> str:

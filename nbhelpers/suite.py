@@ -8,18 +8,20 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
 from nbhelpers.config import Config, find_file, load_config
 from nbhelpers.errors import NbhelpersError, RunFolderError
+from nbhelpers.ingest import input_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import check_llms
-from nbhelpers.run_folder import RunFolder, write_json
-from nbhelpers.stages import STAGES, Stage, find_stage, what_changed
+from nbhelpers.prediction import TRUTH_ROW, read_truth
+from nbhelpers.run_folder import RunFolder
+from nbhelpers.stages import STAGES, Stage, find_stage, forget_failure, note_failure, what_changed
 
 REACHED, FAILED, FINISHED = 0, 1, 3
-TRUTH_ROW = "classifier against the truth"
 # Jupyter picks a kernel's ports before the kernel binds them; now and then another program is quicker.
 KERNEL_STARTS = 3
 NO_KERNEL = "before replying to kernel_info"
@@ -44,16 +46,21 @@ def run_suite(
     """
     file = find_file(config_path)
     config = load_config(file, overrides=overrides)
-    first = find_stage(start) if start is not None else None
     run = RunFolder(config.path.output_dir)
-    with LabelStore(run.labels) as store:
-        check_llms(config, store)
-    run.notebooks.mkdir(parents=True, exist_ok=True)
+    forced = STAGES[STAGES.index(find_stage(start)) :] if start is not None else ()
+    # Mistakes are found before anything is written or paid for.
+    input_files(config)
+    read_truth(config)
+    stale = dropwhile(lambda stage: stage not in forced and not what_changed(stage, config, run), STAGES[1:])
+    sizes = [size for stage in stale if (size := stage.asks(config)) is not None]
+    if sizes:
+        with LabelStore(run.labels) as store:
+            check_llms(config, store, sizes=sorted(set(sizes)))
+    forget_failure(run)
+    _make_folder(run.notebooks)
     say(f"{file.name} -> {run.name}")
-    forced = False
     for stage in STAGES:
-        forced = forced or stage == first
-        changed = ["asked for"] if forced else what_changed(stage, config, run)
+        changed = ["asked for"] if stage in forced else what_changed(stage, config, run)
         if not changed:
             say(f"  {stage.name}: up to date")
             continue
@@ -62,16 +69,21 @@ def run_suite(
         try:
             _execute(stage, run, file, overrides)
         except NbhelpersError as error:
-            _note_failure(run, config, stage, error)
+            note_failure(stage, config, run, error)
             raise
         say(f"  {stage.name}: done in {time.perf_counter() - started:.0f} s")
-    _forget_failure(run)
-    return summarize(run, say=say)
+    return summarize(config, run, say=say)
 
 
-def summarize(run: RunFolder, *, say: Say = print) -> int:
-    """Prints where the results are and the figures that matter; returns the exit code."""
+def summarize(config: Config, run: RunFolder, *, say: Say = print) -> int:
+    """Prints where the results are and the figures that matter; returns the exit code.
+
+    Raises:
+        RunFolderError: nothing was trained yet.
+    """
     report = run.read_json(run.report, made_by="04_train")
+    if not report["iterations"]:
+        raise RunFolderError(f"No iteration is finished in {run.name}. Run 04_train first.")
     final, llm, last = report["final"], report["llm"], report["iterations"][-1]
     cost = "price unknown" if llm["cost_usd"] is None else f"${llm['cost_usd']:.2f}"
     reached = report["status"] == "target_reached"
@@ -79,6 +91,10 @@ def summarize(run: RunFolder, *, say: Say = print) -> int:
     say(f"{'Target reached' if reached else 'Finished without reaching the target'} ({report['status']}).")
     agreement = _share(final["accuracy"], final["accuracy_low"], final["accuracy_high"])
     say(f"  accuracy against the LLM's labels  {agreement}  (target {report['target']:.2f})")
+    if report["stop_rule"] == "lower_bound":
+        claim = report["claim"]
+        sure = f"{claim['confidence']:.0%} sure, looks at the test set: {claim['looks']}"
+        say(f"  lower bound of it, which decides   {claim['lower_bound']:.3f}  ({sure})")
     truth = run.read_json(run.truth_shares, made_by="05_predict") if run.truth_shares.exists() else {}
     for row in [truth[name] for name in truth if name == TRUTH_ROW]:
         say(f"  accuracy against the truth         {_share(row['share'], row['low'], row['high'])}")
@@ -90,7 +106,7 @@ def summarize(run: RunFolder, *, say: Say = print) -> int:
         say(f"  note: {note}")
     say("")
     say(f"  classifier   {_shown(run.classifiers / final['classifier'])}")
-    if run.predictions.exists():
+    if config.classification.predict_on_whole_set_at_the_end:
         say(f"  predictions  {_shown(run.predictions / 'predictions.csv')}")
     say(f"  figures      {_shown(run.figures)}")
     say(f"  notebooks    {_shown(run.notebooks)}")
@@ -148,21 +164,12 @@ def _run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, c
     )
 
 
-def _note_failure(run: RunFolder, config: Config, stage: Stage, error: NbhelpersError) -> None:
-    """Keeps what is in report.json and adds the failure, so that whoever reads it later knows."""
-    report = run.read_json(run.report, made_by="04_train") if run.report.exists() else {}
-    base = {"target": config.system.required_accuracy, "iterations": [], "final": None, "config": config.public()}
-    before = report.get("failure", {}).get("status_before", report.get("status"))
-    failure = {"step": stage.name, "error": str(error), "status_before": before}
-    write_json(run.report, {**base, **report, "status": "failed", "failure": failure})
-
-
-def _forget_failure(run: RunFolder) -> None:
-    """Where an earlier run failed after the training, and this one did not, the training's status stands again."""
-    report = run.read_json(run.report, made_by="04_train")
-    failure = report.pop("failure", None)
-    if failure is not None:
-        write_json(run.report, {**report, "status": failure["status_before"]})
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise RunFolderError(f"{folder} cannot be made ({reason}). Change path.output_dir, or make room.") from None
 
 
 def _share(value: float, low: float, high: float) -> str:

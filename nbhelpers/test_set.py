@@ -29,6 +29,14 @@ class Pool:
     scope: Literal["documents", "chunks"]
     left_out: int
 
+    def __str__(self) -> str:
+        others = (
+            "and no chunk of a test document is among them."
+            if self.scope == "documents"
+            else "but other chunks of the test documents are among them, as there are too few without."
+        )
+        return f"{len(self.chunks)} may be trained on; {self.left_out} are too close to a test text, {others}"
+
 
 def open_test_set(config: Config, run: RunFolder) -> tuple[pd.DataFrame, Pool]:
     """The run folder's test set, drawn where there is none yet, and the pool beside it.

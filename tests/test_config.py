@@ -232,7 +232,7 @@ def test_all_problems_are_reported_at_once() -> None:
     ("section", "said"),
     [
         ("trainning", "no such section. Did you mean training?"),
-        ("API", "no such section. Known: api, classification, path, system, training, cost, meta_datagen."),
+        ("API", "no such section. Known: api, classification, path, system, training, labeling, cost, meta_datagen."),
         (1, "no such section. Known: api,"),
         (None, "no such section. Known: api,"),
     ],
@@ -425,6 +425,11 @@ def test_a_bad_override_is_a_problem_like_any_other(override: str, said: str) ->
         f"api.large_api_key {SECRET}",
         f"apis.large_api_key={SECRET}",
         f"api.large_api_keys={SECRET}",
+        f"api.large_base_url=https://me:{SECRET}@example.org/v1",
+        f"api.small_base_url='https://{SECRET}@example.org/v1'",
+        f"api.small_base_url=https://me:p/{SECRET}@example.org/v1",
+        f"api.small_base_url=https://example.org/v1?key={SECRET}",
+        f"apis.large_base_url=https://me:{SECRET}@example.org/v1",
     ],
 )
 def test_a_key_on_the_command_line_is_refused_and_not_echoed(override: str) -> None:
@@ -434,6 +439,13 @@ def test_a_key_on_the_command_line_is_refused_and_not_echoed(override: str) -> N
 def test_a_refused_key_names_the_remedy() -> None:
     [line] = problems(content(), overrides=[f"api.large_api_key={SECRET}"])
     assert line.startswith("api.large_api_key: a key on the command line is seen by others. Write '${NAME}' in quotes.")
+
+
+def test_a_refused_address_names_the_remedy() -> None:
+    [line] = problems(content(), overrides=["api.large_base_url=https://me:pw@example.org/v1"])
+    assert line.startswith("api.large_base_url: an address with a password or a query is seen by others. Write it into")
+    plain = "http://localhost:11434/v1"
+    assert parse_config(content(), overrides=[f"api.large_base_url={plain}"]).api.large_base_url == plain
 
 
 @pytest.mark.parametrize(
@@ -521,7 +533,25 @@ def test_only_references_may_be_passed_as_parameters(name: str, value: str) -> N
     assert SECRET not in str(raised.value)
 
 
-@pytest.mark.parametrize("sections", [{}, {"api": None}, {"api": {}}, {"api": {"large_model": SECRET}}, {"api": "x"}])
+@pytest.mark.parametrize("name", ["large_base_url", "small_base_url"])
+@pytest.mark.parametrize("url", [f"https://me:{SECRET}@example.org/v1", f"https://example.org/v1?key={SECRET}"])
+def test_no_address_with_a_secret_may_be_passed_as_a_parameter(name: str, url: str) -> None:
+    with pytest.raises(ConfigError, match=rf"^api\.{name} holds a password or a query, .* config_path") as raised:
+        refuse_literal_keys({"api": {name: url}})
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {},
+        {"api": None},
+        {"api": {}},
+        {"api": {"large_model": SECRET}},
+        {"api": {"large_base_url": "https://example.org:443/v1", "small_base_url": None}},
+        {"api": "x"},
+    ],
+)
 def test_parameters_without_keys_hold_nothing_to_refuse(sections: dict[str, Any]) -> None:
     refuse_literal_keys(sections)
 

@@ -101,3 +101,12 @@ def test_damaged_foreign_and_exploding_word_files(tmp_path, put, monkeypatch):
     assert "not a Word document" in reason_of(tmp_path / "other.docx")
     monkeypatch.setattr(docx_text, "MAX_PART_BYTES", 2_000)
     assert "too large: word/document.xml" in reason_of(tmp_path / "whole.docx")
+
+
+def test_a_word_file_nested_too_deeply_to_follow_is_not_called_password_protected(tmp_path, monkeypatch):
+    def too_deep(node):
+        raise RecursionError("maximum recursion depth exceeded")
+
+    docx(tmp_path / "a.docx", para("Body."))
+    monkeypatch.setattr(docx_text, "_blocks", too_deep)
+    assert reason_of(tmp_path / "a.docx").startswith("damaged")

@@ -15,7 +15,7 @@ from nbhelpers.chunking import chunk_id, truncate
 from nbhelpers.config import Config
 from nbhelpers.errors import ConfigError, ModelNotFoundError
 from nbhelpers.ingest import Ingested, ingest
-from nbhelpers.run_folder import RunFolder
+from nbhelpers.run_folder import RunFolder, write_json
 
 GOAL, VOTE, RAIN = "The team won by a late goal.", "The minister lost the vote.", "Rain and snow until noon."
 ReadTexts = Callable[..., Ingested]
@@ -177,6 +177,29 @@ def test_a_disk_that_fails_half_way_costs_only_the_rest_of_the_file(
     assert set(made.chunks["text"]) == {GOAL, VOTE}
 
 
+@pytest.mark.parametrize("error", [RecursionError("too deep"), ZeroDivisionError("by zero")])
+def test_a_fault_that_nobody_thought_of_costs_one_file_and_is_named(
+    read_texts: ReadTexts, run: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def read_rows(path: Path, **_: object) -> tuple[str, Iterator[tuple[str, dict[str, object]]]]:
+        raise error
+
+    monkeypatch.setattr(documents, "read_rows", read_rows)
+    made = read_texts({"a.jsonl": "x", "b.txt": VOTE})
+    row = made.documents.set_index("source").loc["a.jsonl"]
+    assert (row["status"], row["reason"]) == ("skipped", f"unexpected {type(error).__name__}: {error}")
+    assert set(pd.read_parquet(run.chunks)["text"]) == {VOTE}
+
+
+def test_only_a_person_stops_the_reading(read_texts: ReadTexts, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_rows(path: Path, **_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(documents, "read_rows", read_rows)
+    with pytest.raises(KeyboardInterrupt):
+        read_texts({"a.jsonl": "x", "b.txt": VOTE})
+
+
 def test_rows_are_documents_of_one_chunk_with_their_metadata(read_texts: ReadTexts) -> None:
     long = "One sentence here. " * 10
     made = read_texts(
@@ -300,6 +323,15 @@ def test_a_subset_is_a_random_part_fixed_by_the_seed(read_texts: ReadTexts) -> N
     assert read_texts({}, system=subset).chunks["chunk_id"].tolist() == part.chunks["chunk_id"].tolist()
     other = read_texts({}, system={**subset, "seed": 1})
     assert set(other.chunks["chunk_id"]) != set(part.chunks["chunk_id"])
+
+
+def test_a_subset_of_more_files_still_holds_the_test_set_that_was_drawn(read_texts: ReadTexts, run: RunFolder) -> None:
+    subset = {"use_subset": True, "subset_size": 12}
+    drawn = read_texts(many(15), system=subset).chunks["chunk_id"].tolist()[:8]
+    write_json(run.test_set, {"seed": 0, "chunks": 12, "chunk_ids": [*drawn, "of a text that is gone"]})
+    more = read_texts(many(60), system=subset)
+    assert len(more.chunks) == 12
+    assert set(drawn) < set(more.chunks["chunk_id"])
 
 
 @pytest.mark.parametrize("system", [{"subset_size": 2}, {"use_subset": True, "subset_size": 5}, {"use_subset": True}])

@@ -157,7 +157,11 @@ def test_concurrency_limit_calls_run_at_once_and_never_more(
         return LABELLER(model, messages)
 
     with ChatServer(answer) as server:
-        label(some(12), make_config(server.url, system={"concurrency_limit": limit}), store)
+        label(
+            some(12),
+            make_config(server.url, system={"concurrency_limit": limit}, labeling={"answer_form": "plain"}),
+            store,
+        )
         assert server.peak == limit
         assert server.calls == 12
 
@@ -174,16 +178,14 @@ def test_concurrency_limit_calls_run_at_once_and_never_more(
         ("", "empty reply"),
         (None, "empty reply"),
         (Said("Final label: spo", finish_reason="length"), "cut off by max_tokens"),
-        (Fault(400, "The response was filtered", code="content_filter"), "content filter"),
-        (Fault(400, "too long", code="context_length_exceeded"), "too long for the model"),
     ],
 )
 def test_one_failing_text_is_asked_again_three_times_and_does_not_sink_its_neighbours(
-    reply: str | None, reason: str, make_config: MakeConfig, store: LabelStore
+    reply: str | Said | None, reason: str, make_config: MakeConfig, store: LabelStore
 ) -> None:
     chunks = some(8)
     bad = chunks["text"][4]
-    with ChatServer(by_text({bad: reply if isinstance(reply, Fault | Said) else Said(reply)}, LABELLER)) as server:
+    with ChatServer(by_text({bad: reply if isinstance(reply, Said) else Said(reply)}, LABELLER)) as server:
         labels = label(chunks, make_config(server.url), store)
         asked = Counter(shown_text(request["messages"]) for request in server.requests)
     assert asked == {**dict.fromkeys(chunks["text"], 1), bad: 4}
@@ -196,6 +198,39 @@ def test_one_failing_text_is_asked_again_three_times_and_does_not_sink_its_neigh
     assert store.usage()[["calls", "failed"]].to_numpy().tolist() == [[11, 4]]
     assert store.failures()["chunk_id"].tolist() == [chunks["chunk_id"][4]] * 4
     assert len(store.answers("label")) == 7
+
+
+@pytest.mark.parametrize(
+    ("fault", "calls", "reason"),
+    [
+        (Fault(400, "The response was filtered", code="content_filter"), 1, "content filter"),
+        (Fault(400, "too long", code="context_length_exceeded"), 1, "too long for the model"),
+        (Fault(400, "I do not like this text"), 1, "the endpoint refuses the prompt with this text"),
+        (Fault(500, "I choke on this text"), 7, "no usable answer in 7 attempts (500: I choke on this text)"),
+    ],
+)
+def test_a_text_that_the_endpoint_refuses_does_not_sink_its_neighbours(
+    fault: Fault, calls: int, reason: str, make_config: MakeConfig, store: LabelStore
+) -> None:
+    chunks = some(30)
+    bad = chunks["text"][4]
+    with ChatServer(by_text({bad: fault}, LABELLER), latency=0.02) as server:
+        labels = label(chunks, make_config(server.url, system={"concurrency_limit": 2}), store)
+        asked = Counter(shown_text(request["messages"]) for request in server.requests)
+    assert asked == {**dict.fromkeys(chunks["text"], 1), bad: calls}
+    assert labels.drop(index=4)["label"].tolist() == true_labels(chunks.drop(index=4))
+    assert reason in labels["reason"][4]
+
+
+def test_a_reply_that_was_cut_off_is_asked_again_with_more_room(make_config: MakeConfig, store: LabelStore) -> None:
+    left = [
+        Said("It seems that", finish_reason="length"),
+        Fault(400, "Could not finish the message because max_tokens or model output limit was reached."),
+        Said("Final label: weather"),
+    ]
+    with ChatServer(lambda model, messages: left.pop(0)) as server:
+        assert label(some(1), make_config(server.url), store)["label"].tolist() == ["weather"]
+        assert [request["max_tokens"] for request in server.requests] == [2000, 8000, 32000]
 
 
 def test_a_later_reply_that_names_a_class_counts(make_config: MakeConfig, store: LabelStore) -> None:
@@ -287,7 +322,7 @@ def test_a_quoted_label_is_not_the_llms_own(
             ChatRefusedError,
             "no credit left",
         ),
-        (DROP, EndpointError, r"could not be reached in 7 attempts .*Check api\.small_base_url"),
+        (DROP, EndpointError, r"could not be reached in \d+ attempts over 1 s .*Check api\.small_base_url"),
     ],
 )
 def test_an_endpoint_that_ends_in_trouble_is_one_sentence_and_its_answers_are_kept(
@@ -295,7 +330,12 @@ def test_an_endpoint_that_ends_in_trouble_is_one_sentence_and_its_answers_are_ke
 ) -> None:
     chunks = some(10)
     with ChatServer(LABELLER, key=KEY) as server:
-        config = make_config(server.url, api={"small_api_key": KEY}, system={"concurrency_limit": 1})
+        config = make_config(
+            server.url,
+            api={"small_api_key": KEY},
+            system={"concurrency_limit": 1},
+            labeling={"patience_seconds": 1},
+        )
         left = [LABELLER] * 6
 
         def answer(model: str, messages: list[dict[str, Any]]) -> Any:

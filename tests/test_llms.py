@@ -176,8 +176,8 @@ def test_an_endpoint_without_a_list_of_models_is_asked_one_short_question(make_c
     with ChatServer(LABELLER) as server:
         check_llms(make_config(server.url))
         assert [(request["model"], request["max_tokens"]) for request in server.requests] == [
-            ("big", 10),
-            ("little", 10),
+            ("big", 500),
+            ("little", 500),
         ]
     with ChatServer(lambda model, messages: Fault(404, "model not found", code="model_not_found")) as server:
         with pytest.raises(ChatRefusedError, match="does not know the model big"):
@@ -201,6 +201,7 @@ def test_nothing_asked_costs_nothing(make_config: MakeConfig, store: LabelStore)
         "prompt_tokens": 0,
         "completion_tokens": 0,
         "cost_usd": 0.0,
+        "written_off_usd": 0.0,
         "by_size": {},
     }
 

@@ -54,7 +54,8 @@ def test_every_dependency_is_pinned_once() -> None:
 def test_conda_gets_exactly_what_pip_gets() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text("utf-8"))
     *conda, pip = environment["dependencies"]
-    assert sorted(pip["pip"]) == sorted(requirements())  # extras, such as pypdf[crypto], included
+    # Extras, such as pypdf[crypto], included; and nbhelpers itself, from the clone.
+    assert sorted(pip["pip"]) == sorted([*requirements(), "-e ."])
     python, tool = conda
     assert tool == "pip"
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]

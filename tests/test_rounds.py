@@ -749,6 +749,24 @@ def test_after_a_copy_more_iterations_take_its_number(
     assert server.asked_twice == []
 
 
+def test_a_step_after_a_copy_buys_one_increment(start: Start, fits: WordFits) -> None:
+    fits.blind = [set(), ALL]
+    target = {"required_accuracy": 1.0, "stop_rule": "lower_bound"}
+    rounds = start(system=target, training={"max_iters": 2, "train_set_size": 40})
+    rounds.run_until_done()
+    assert "copy_of" in rounds.final.row
+    step = rounds.step()
+    assert step is not None
+    assert (step.number, len(step.labels)) == (4, 60)
+
+
+def test_a_change_to_random_selection_says_what_stays(start: Start, fits: WordFits) -> None:
+    fits.blind = [ALL, ALL]
+    start(training={"max_iters": 2, "selection": "auto"}).run_until_done()
+    notes = start(training={"max_iters": 2, "selection": "random"}).run_until_done()["notes"]
+    assert any("chosen by an earlier classifier" in note for note in notes)
+
+
 def test_a_slightly_better_one_is_not_brought_back(start: Start, fits: WordFits, run: RunFolder) -> None:
     fits.blind = [set(), {"rain"}]
     target = {"required_accuracy": 1.0, "stop_rule": "lower_bound"}

@@ -29,16 +29,18 @@ def test_bad_jsonl_lines_cost_only_themselves(put):
         b'{"text": 5}\n',
         b'{"text": "  "}\n',
         b'{"text": "\xff"}\n',
+        b'{"text": "deep", "more": ' + b"[" * 900 + b"]" * 900 + b"}\n",
     ]
     data = "é".join(['{"text": "', '"}\n']).encode() * 40 + b"".join(line + good for line in bad) + good
     rows, warnings = rows_of(put("a.jsonl", data))
-    assert [text for text, _ in rows] == ["é"] * 40 + ["good"] * 7
+    assert [text for text, _ in rows] == ["é"] * 40 + ["good"] * 8
     assert warnings == [
         "2 left out, not a JSON object: lines 41 and 43",
         '1 left out, without "text": line 45',
         '1 left out, "text" is not a text: line 47',
         '1 left out, "text" is empty: line 49',
         "1 left out, not decodable: line 51",
+        "1 left out, nested too deeply: line 53",
     ]
 
 

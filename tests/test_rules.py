@@ -297,11 +297,19 @@ def test_a_reply_without_rules_is_asked_again(
     assert store.usage()["completion_tokens"].item() == server.completion_tokens or nothing is None
 
 
+def test_rules_that_were_cut_off_are_asked_for_again_with_more_room(
+    make_config: MakeConfig, run: RunFolder, store: LabelStore
+) -> None:
+    with writer(Said("1. The first half of", finish_reason="length"), RULES) as server:
+        assert make_rules(make_config(server.url), run, store).text == RULES
+        assert [request["max_tokens"] for request in server.requests] == [4000, 8000]
+
+
 def test_a_model_that_never_writes_rules_is_an_error(
     make_config: MakeConfig, run: RunFolder, store: LabelStore
 ) -> None:
     with writer("") as server:
-        with pytest.raises(ChatError, match=r"big wrote no rules in 3 tries\. Try another api\.large_model"):
+        with pytest.raises(ChatError, match=r"big wrote no rules in 3 tries \(empty reply\)\. Try another api"):
             make_rules(make_config(server.url), run, store)
         assert server.calls == 3
     assert not run.rules.exists()

@@ -17,11 +17,11 @@ from nbhelpers.config import Config
 from nbhelpers.errors import NbhelpersError, RunFolderError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels, write_test_labels
-from nbhelpers.prediction import predict_all
+from nbhelpers.prediction import how_good, predict_all
 from nbhelpers.prompt_files import LABEL_PROMPT, RULES_PROMPT
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder, write_json
-from nbhelpers.stages import STAGES, find_stage, finish, what_changed
+from nbhelpers.stages import STAGES, Stage, begin, find_stage, finish, note_failure, what_changed
 
 Finish = Callable[..., Config]
 NAMES = ["01_ingest", "02_rules", "03_test_labels", "04_train", "05_predict"]
@@ -61,10 +61,15 @@ def finished(
                 Rounds(config, run, store).run_until_done()
                 predict_all(config, run, store)
                 for stage in STAGES:
-                    finish(stage, config, run)
+                    stamp(stage, config, run)
             return config
 
         yield finish_all
+
+
+def stamp(stage: Stage, config: Config, run: RunFolder) -> None:
+    """The step begins and finishes."""
+    finish(stage, run, begin(stage, config, run))
 
 
 def changed(config: Config, run: RunFolder) -> dict[str, list[str]]:
@@ -123,7 +128,7 @@ def test_every_key_of_a_step_is_one_of_the_config(make_config: Callable[..., Con
 
 
 def test_a_step_that_was_never_run_says_so(make_config: Callable[..., Config], run: RunFolder) -> None:
-    assert changed(make_config(), run) == {name: ["not run yet"] for name in NAMES}
+    assert changed(make_config(), run) == {name: ["not finished yet"] for name in NAMES}
 
 
 def test_all_is_up_to_date_after_the_end(finished: Finish, run: RunFolder) -> None:
@@ -136,8 +141,8 @@ def test_each_step_has_its_own_stamp(finished: Finish, run: RunFolder) -> None:
     assert list(stamps) == NAMES
     del stamps["03_test_labels"]
     write_json(run.stages, stamps)
-    assert changed(config, run) == {**UP_TO_DATE, "03_test_labels": ["not run yet"]}
-    finish(find_stage("3"), config, run)
+    assert changed(config, run) == {**UP_TO_DATE, "03_test_labels": ["not finished yet"]}
+    stamp(find_stage("3"), config, run)
     assert changed(config, run) == UP_TO_DATE
 
 
@@ -149,10 +154,80 @@ def test_the_same_steps_once_more_leave_all_up_to_date(finished: Finish, run: Ru
     assert changed(config, run) == UP_TO_DATE
 
 
+# Begun, and not finished
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_step_that_was_begun_is_stale_until_it_finishes(finished: Finish, run: RunFolder, name: str) -> None:
+    config = finished()
+    read = begin(find_stage(name), config, run)
+    assert changed(config, run) == {**UP_TO_DATE, name: ["not finished yet"]}
+    finish(find_stage(name), run, read)
+    assert changed(config, run) == UP_TO_DATE
+
+
+def test_what_changes_while_a_step_is_at_work_makes_it_stale(
+    finished: Finish, run: RunFolder, store: LabelStore
+) -> None:
+    config = finished()
+    read = {name: begin(find_stage(name), config, run) for name in ("01_ingest", "04_train")}
+    write_rows(config.path.input_dir, texts_of({"goal": 5}, seed=3), name="more.jsonl")
+    store.set_human_label(store.selected()[0], "weather")
+    for name, seen in read.items():
+        finish(find_stage(name), run, seen)
+    found = changed(config, run)
+    assert (found["01_ingest"], found["04_train"]) == (["files"], ["human_labels"])
+
+
+@pytest.mark.parametrize(
+    ("report", "stale"),
+    [
+        ({"status": "running"}, True),
+        ({"status": "converged"}, False),
+        ({"status": "budget"}, False),
+        ({"final": None}, True),
+    ],
+)
+def test_training_is_done_where_the_report_says_how_it_ended(
+    finished: Finish, run: RunFolder, report: dict[str, Any], stale: bool
+) -> None:
+    config = finished()
+    write_json(run.report, {**json.loads(run.report.read_text("utf-8")), **report})
+    expected = {**UP_TO_DATE, "04_train": ["not finished yet"] if stale else []}
+    assert changed(config, run) == expected
+    note_failure(find_stage("4"), config, run, NbhelpersError("no luck"))  # which says nothing about it
+    assert changed(config, run) == expected
+
+
+def test_a_failed_step_leaves_the_training_done_and_is_forgotten_when_it_begins_again(
+    finished: Finish, run: RunFolder
+) -> None:
+    config = finished()
+    before = json.loads(run.report.read_text("utf-8"))
+    for _ in range(2):
+        note_failure(find_stage("5"), config, run, NbhelpersError("no luck"))
+    failed = json.loads(run.report.read_text("utf-8"))
+    assert (failed["status"], failed["failure"]["error"]) == ("failed", "no luck")
+    assert what_changed(find_stage("4"), config, run) == []
+    begin(find_stage("5"), config, run)
+    assert json.loads(run.report.read_text("utf-8")) == before
+    assert "reached the target of 0.90 (target_reached)" in how_good(run)
+
+
+def test_a_report_of_nothing_but_a_failure_is_forgotten_whole(
+    make_config: Callable[..., Config], run: RunFolder
+) -> None:
+    config = make_config()
+    note_failure(find_stage("2"), config, run, NbhelpersError("no luck"))
+    assert json.loads(run.report.read_text("utf-8"))["status"] == "failed"
+    begin(find_stage("2"), config, run)
+    assert not run.report.exists()
+
+
 # Files
 
 
-def test_files_that_were_touched_added_or_removed(finished: Finish, run: RunFolder, tmp_path: Path) -> None:
+def test_files_that_were_touched_added_or_renamed(finished: Finish, run: RunFolder) -> None:
     config = finished()
     ours = config.path.input_dir / "rows.jsonl"
     before = ours.stat()
@@ -166,7 +241,7 @@ def test_files_that_were_touched_added_or_removed(finished: Finish, run: RunFold
     assert changed(config, run) == {**UP_TO_DATE, "01_ingest": ["files"]}
     added.unlink()
     assert changed(config, run) == UP_TO_DATE
-    ours.rename(tmp_path / "elsewhere.jsonl")
+    ours.rename(ours.with_name("renamed.jsonl"))
     assert changed(config, run) == {**UP_TO_DATE, "01_ingest": ["files"]}
 
 
@@ -181,7 +256,7 @@ def test_output_inside_the_input_folder_is_no_input(
 ) -> None:
     config = finished(path={"output_dir": str(tmp_path / "texts" / "out")})
     run = RunFolder(config.path.output_dir)
-    finish(STAGES[0], config, run)
+    stamp(STAGES[0], config, run)
     (run.root / "report.txt").write_text("made by us")
     before = {path: path.touch() for path in (run.documents, run.chunks, run.occurrences)}
     assert before
@@ -193,7 +268,7 @@ def test_texts_inside_the_output_folder_are_watched_all_the_same(finished: Finis
     run = RunFolder(tmp_path)
     for path in (run.documents, run.chunks, run.occurrences):
         path.touch()
-    finish(STAGES[0], config, run)
+    stamp(STAGES[0], config, run)
     assert what_changed(STAGES[0], config, run) == []
     other(tmp_path / "texts" / "rows.jsonl")
     assert what_changed(STAGES[0], config, run) == ["files"]
@@ -205,7 +280,7 @@ def test_new_texts_make_all_after_ingest_stale_once_it_has_run(
     config = finished()
     write_rows(config.path.input_dir, texts_of({"goal": 5}, seed=3), name="more.jsonl")
     prepare(config, run, store)
-    finish(STAGES[0], config, run)
+    stamp(STAGES[0], config, run)
     found = changed(config, run)
     assert found["01_ingest"] == found["02_rules"] == []
     assert found["03_test_labels"] == found["04_train"] == ["chunks"]
@@ -319,6 +394,8 @@ def test_outputs_that_were_deleted_are_named(finished: Finish, run: RunFolder) -
         ("04_train", run.train_labels),
         ("04_train", run.classifier(1)),
         ("05_predict", run.predictions / "predictions.parquet"),
+        ("05_predict", run.predictions / "predictions.csv"),
+        ("05_predict", run.predictions / "predictions.jsonl"),
     ]:
         aside = run.root / "aside"
         path.rename(aside)
@@ -391,23 +468,27 @@ def test_code_changes_count_and_prose_does_not(
     monkeypatch.setattr(stages, "repository_root", lambda: repository)
     monkeypatch.setattr(stages, "__file__", str(repository / "nbhelpers" / "stages.py"))
     config = make_config()
+    write_rows(config.path.input_dir, ["goal"])
     for path in (run.documents, run.chunks, run.occurrences):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    finish(STAGES[0], config, run)
+    stamp(STAGES[0], config, run)
     notebook, module = repository / "notebooks" / "01_ingest.ipynb", repository / "nbhelpers" / "ingest.py"
 
-    def edit(kind: str) -> None:
+    def edit(kind: str, line: str, *, cell: int = 0) -> None:
         content = json.loads(notebook.read_text("utf-8"))
-        next(cell for cell in content["cells"] if cell["cell_type"] == kind)["source"].append("\n# one more line")
+        [c for c in content["cells"] if c["cell_type"] == kind][cell]["source"].append(f"\n{line}")
         notebook.write_text(json.dumps(content), "utf-8")
 
-    edit("markdown")
-    module.write_text(module.read_text("utf-8") + "\n\n# a comment\n", "utf-8")
+    edit("markdown", "more = 1")
+    edit("code", 'config_path: str = "params/mine.yaml"')  # of the parameters
+    edit("code", "# one more line", cell=1)
+    text = module.read_text("utf-8").replace('"""The chunks of one file', '"""All the chunks of one file')
+    module.write_text(f'"""Another docstring."""\n{text.split(chr(34) * 3, 2)[2]}\n\n# a comment\n', "utf-8")
     assert what_changed(STAGES[0], config, run) == []
-    edit("code")
+    edit("code", "%matplotlib inline", cell=1)
     assert what_changed(STAGES[0], config, run) == ["code"]
-    finish(STAGES[0], config, run)
+    stamp(STAGES[0], config, run)
     assert what_changed(STAGES[0], config, run) == []
     module.write_text(module.read_text("utf-8") + "\nADDED = 1\n", "utf-8")
     assert what_changed(STAGES[0], config, run) == ["code"]

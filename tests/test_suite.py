@@ -26,8 +26,12 @@ from tiny_models import put_in_hf_cache, tiny_bert, tiny_distilbert
 from traitlets import default
 from transformers import AutoModelForSequenceClassification, pipeline
 
+from nbhelpers import suite
 from nbhelpers.__main__ import main
-from nbhelpers.config import repository_root
+from nbhelpers.config import Config, repository_root
+from nbhelpers.errors import ConfigError, RunFolderError
+from nbhelpers.notebook import open_run
+from nbhelpers.run_folder import RunFolder, write_json, write_text
 
 ROOT = repository_root()
 SECRET = "sk-test-5f0c2d71e8"
@@ -200,7 +204,9 @@ def check_notebooks(case: Case) -> None:
     ],
     ids=["two", "three"],
 )
-def test_all_notebooks_from_texts_to_predictions(make_case: MakeCase, classes: list[str], counts: list[int]) -> None:
+def test_all_notebooks_from_texts_to_predictions(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch, classes: list[str], counts: list[int]
+) -> None:
     case = make_case(classes, counts)
     with ChatServer(case.answer, key=SECRET, models=["large", "small"]) as server:
         code, printed = run(str(case.write(server.url)))
@@ -228,8 +234,9 @@ def test_all_notebooks_from_texts_to_predictions(make_case: MakeCase, classes: l
             assert plain(row.text)[0]["label"] == row.predicted_label
 
         before = server.calls
+        monkeypatch.delenv("NBHELPERS_TEST_KEY")  # nor is a key needed where nothing is asked
         code, printed = run(str(case.folder / "config.yaml"))
-        assert code == 0
+        assert code == 0, printed
         assert printed.count("up to date") == 5
         assert server.calls == before
 
@@ -458,6 +465,25 @@ def empty_folder(case: Case, server: ChatServer) -> dict[str, Any]:
     return {"path": {"input_dir": str(case.folder / "empty")}}
 
 
+def one_folder(case: Case, server: ChatServer) -> dict[str, Any]:
+    return {"path": {"output_dir": str(case.folder / "texts")}}
+
+
+def missing_truth(case: Case, server: ChatServer) -> dict[str, Any]:
+    return {"path": {"truth": str(case.folder / "nowhere.csv")}}
+
+
+def truth_of_another_task(case: Case, server: ChatServer) -> dict[str, Any]:
+    (case.folder / "truth.csv").write_text("source,position,label\nrows.jsonl,0,ham\n")
+    return {"path": {"truth": str(case.folder / "truth.csv")}}
+
+
+def output_that_cannot_be_made(case: Case, server: ChatServer) -> dict[str, Any]:
+    case.output.mkdir()
+    (case.output / "notebooks").write_text("a file")
+    return {}
+
+
 def wrong_key(case: Case, server: ChatServer) -> dict[str, Any]:
     server.key = "another key"
     return {}
@@ -493,6 +519,10 @@ def no_such_model(case: Case, server: ChatServer) -> dict[str, Any]:
     [
         (missing_folder, "is not a folder"),
         (empty_folder, "holds no files"),
+        (one_folder, "is path.input_dir too"),
+        (missing_truth, "nowhere.csv could not be read"),
+        (truth_of_another_task, "not classes: ham"),
+        (output_that_cannot_be_made, "notebooks cannot be made"),
         (wrong_key, "api.large_api_key"),
         (unknown_model, "api.small_model"),
         (unreachable, "api.small_base_url"),
@@ -516,21 +546,124 @@ def test_a_mistake_is_one_message_before_anything_is_paid_for(
         assert not [body for body in server.requests if shown_text(body["messages"]) is not None]
 
 
-def test_json_config_overrides_from_and_a_failure_that_is_mended(make_case: MakeCase) -> None:
+@pytest.mark.parametrize("mistake", [missing_folder, empty_folder, one_folder, missing_truth, truth_of_another_task])
+def test_a_wrong_path_is_found_before_an_llm_is_tried_or_a_file_written(
+    make_case: MakeCase, mistake: Callable[..., dict[str, Any]]
+) -> None:
+    case = make_case(["not spam", "spam"], [5, 5])
+    with ChatServer(case.answer) as server:
+        config = case.write(server.url, **mistake(case, server))
+        before = sorted(case.folder.rglob("*"))
+        assert run(str(config))[0] == 1
+        assert server.requests == []
+    assert sorted(case.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("stage", "mistake"), [("01_ingest", one_folder), ("02_rules", one_folder), ("04_train", missing_truth)]
+)
+def test_a_notebook_opened_by_hand_finds_a_wrong_path_before_it_writes(
+    make_case: MakeCase, stage: str, mistake: Callable[..., dict[str, Any]]
+) -> None:
+    case = make_case(["not spam", "spam"], [5, 5])
+    with ChatServer(case.answer) as server:
+        config = case.write(server.url, **mistake(case, server))
+    before = sorted(case.folder.rglob("*"))
+    with pytest.raises(ConfigError, match=r"^path\."):
+        open_run(stage, {"config_path": str(config)})
+    assert sorted(case.folder.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "training", "sizes"),
+    [
+        (None, {}, []),
+        ("02_rules", {}, ["large", "small"]),
+        ("03_test_labels", {}, ["large", "small"]),
+        ("03_test_labels", {"test_labeler": "small"}, ["small"]),
+        ("04_train", {}, ["small"]),
+        ("05_predict", {}, []),
+    ],
+)
+def test_only_the_llms_that_will_be_asked_are_tried(
+    make_case: MakeCase,
+    monkeypatch: pytest.MonkeyPatch,
+    changed: str | None,
+    training: dict[str, Any],
+    sizes: list[str],
+) -> None:
+    case = make_case(["not spam", "spam"], [5, 5])
+    tried: list[str] = []
+    monkeypatch.setattr(suite, "what_changed", lambda stage, *_: ["code"] if stage.name == changed else [])
+    monkeypatch.setattr(suite, "check_llms", lambda *_, sizes: tried.extend(sizes))
+    monkeypatch.setattr(suite, "_execute", lambda *_: None)
+    monkeypatch.setattr(suite, "summarize", lambda *_, **__: 0)
+    suite.run_suite(case.write("http://127.0.0.1:9/v1", training=training), say=lambda line: None)
+    assert tried == sizes
+
+
+REPORT = {
+    "status": "target_reached",
+    "target": 0.9,
+    "stop_rule": "accuracy",
+    "iterations": [{"labels": 60, "test_size": 50}],
+    "final": {"classifier": "classifier_1", "accuracy": 0.98, "accuracy_low": 0.894, "accuracy_high": 1.0},
+    "claim": {"lower_bound": 0.912, "confidence": 0.95, "looks": 2},
+    "llm": {"calls": 3, "cost_usd": None},
+    "notes": [],
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "config", "said", "unsaid"),
+    [
+        ({}, {}, "predictions.csv", "lower bound"),
+        ({"stop_rule": "lower_bound"}, {}, "which decides   0.912  (95% sure, looks at the test set: 2)", "truth"),
+        ({}, {"predict_on_whole_set_at_the_end": False}, "classifier_1", "predictions.csv"),
+    ],
+)
+def test_the_summary_says_what_decided_and_names_only_what_this_run_made(
+    make_config: Callable[..., Config], changes: dict[str, Any], config: dict[str, Any], said: str, unsaid: str
+) -> None:
+    made = make_config(classification=config)
+    folder = RunFolder(made.path.output_dir)
+    write_text(folder.predictions / "predictions.csv", "of an earlier run")
+    write_json(folder.report, {**REPORT, **changes})
+    lines: list[str] = []
+    assert suite.summarize(made, folder, say=lines.append) == 0
+    assert said in "\n".join(lines)
+    assert unsaid not in "\n".join(lines)
+
+
+def test_a_summary_of_nothing_is_one_sentence(make_config: Callable[..., Config]) -> None:
+    config = make_config()
+    folder = RunFolder(config.path.output_dir)
+    write_json(folder.report, {**REPORT, "iterations": [], "final": None})
+    with pytest.raises(RunFolderError, match="Run 04_train first"):
+        suite.summarize(config, folder)
+
+
+def test_json_config_overrides_from_and_a_failure_that_is_mended(
+    make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
     case = make_case(["not spam", "spam"], [100, 60])
+    truth = case.folder / "truth.csv"
+    truth.write_text("source,position,label\nanother file.txt,0,spam\n")
     with ChatServer(case.answer) as server:
         config = case.folder / "config.json"
         config.write_text(json.dumps(case.sections(server.url)), "utf-8")
         changes = ["--set", "training.test_set_size=40", "--set", "training.max_iters=1"]
-        code, printed = run(str(config), *changes, "--set", "path.truth=nowhere.csv")
+        code, printed = run(str(config), *changes, "--set", f"path.truth={truth}")
         assert code == 1
-        assert "path.truth" in printed
+        assert "path.truth: no source and position" in printed
         assert case.report["status"] == "failed"
         assert case.report["iterations"][0]["test_size"] == 40
         before = server.calls
+        monkeypatch.delenv("NBHELPERS_TEST_KEY")  # no LLM is asked from here on
         code, printed = run(str(config), *changes)
         assert code == 0, printed
         assert printed.count("up to date") == 4
+        assert "did NOT reach" not in (case.output / "notebooks" / "05_predict.ipynb").read_text("utf-8")
         assert case.report["status"] == "target_reached"
         assert "failure" not in case.report
         code, printed = run(str(config), *changes, "--from", "05")

@@ -1,0 +1,95 @@
+"""How many calls may be under way: as many as the endpoint takes, found out from its refusals (429).
+
+It begins with a few and lets one more begin with each answer, so the number doubles with every round trip. A refusal
+sets it to what the endpoint was serving at that moment; later one more is tried again, ever more rarely while that
+fails. Where nothing is being served any more, as under a limit by the minute, everything waits for as long as the
+endpoint asks, and begins anew. After TCP's slow start and congestion avoidance (RFC 5681).
+"""
+
+import asyncio
+import time
+
+FIRST_PLACES = 4
+TRY_ONE_MORE_AFTER = 32  # answers, at a number that works
+TRY_ONE_MORE_AFTER_MOST = 1024
+
+
+class Throttle:
+    """Gives out places for calls, `most` at once; for one event loop.
+
+    After `await acquire()` comes exactly one of `served()`, `refused()` and `release()`.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.places = min(FIRST_PLACES, most)
+        self.under_way = 0
+        self._free = asyncio.Semaphore(self.places)
+        self._too_many_free = 0  # places in the semaphore that are no more
+        self._known_limit = most
+        self._answers = 0  # since the number last changed
+        self._wait_answers = TRY_ONE_MORE_AFTER
+        self._paused_until = 0.0
+
+    async def acquire(self) -> None:
+        """Waits for a place."""
+        while True:
+            await self._free.acquire()
+            if not self._too_many_free:
+                break
+            self._too_many_free -= 1
+        self.under_way += 1
+        try:
+            while (pause := self._paused_until - time.monotonic()) > 0:
+                await asyncio.sleep(pause)
+        except BaseException:
+            self.release()
+            raise
+
+    def served(self) -> None:
+        """The call was answered: gives its place back and, where more may be possible, adds one."""
+        self._answers += 1
+        if self.places < self._known_limit:
+            self._add_place()
+        elif self.places < self.most and self._answers >= self._wait_answers:
+            self._known_limit += 1
+            self._add_place()
+            self._answers = 0
+        self.release()
+
+    def refused(self, seconds: float) -> None:
+        """The call was one too many: gives its place back, and no more are out than are being served.
+
+        Args:
+            seconds: how long the endpoint asks to wait.
+        """
+        others = self.under_way - 1
+        if others == 0:
+            self._paused_until = time.monotonic() + seconds
+            self._known_limit, self._wait_answers = self.most, TRY_ONE_MORE_AFTER
+            self._resize(min(FIRST_PLACES, self.most))
+        elif others < self.places:
+            if self.places == others + 1 and self._answers < self._wait_answers:  # the one more that was tried
+                self._wait_answers = min(2 * self._wait_answers, TRY_ONE_MORE_AFTER_MOST)
+            self._known_limit = others
+            self._resize(others)
+        self._answers = 0
+        self.release()
+
+    def release(self) -> None:
+        """Gives a place back, with nothing learned."""
+        self.under_way -= 1
+        self._free.release()
+
+    def _add_place(self) -> None:
+        self.places += 1
+        if self._too_many_free:
+            self._too_many_free -= 1
+        else:
+            self._free.release()
+
+    def _resize(self, places: int) -> None:
+        while self.places < places:
+            self._add_place()
+        self._too_many_free += self.places - places
+        self.places = places
