@@ -22,7 +22,7 @@ demo: setup
 	@$(BIN)/python -m nbhelpers run params/demo.yaml || [ $$? -eq 3 ]
 
 test: check
-	$(BIN)/python -m pytest --numprocesses 2
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 check: setup
 	$(BIN)/ruff check

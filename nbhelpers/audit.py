@@ -16,14 +16,12 @@ import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from nbhelpers.encodings import listed
-from nbhelpers.errors import ConfigError, EvaluationError
+from nbhelpers.errors import EvaluationError
 from nbhelpers.evaluation import accuracy_interval
 
 NUISANCE_SHARE = 0.2  # of alpha, spent on not knowing how often classifier and LLM are wrong together
@@ -60,6 +58,15 @@ class Agreement:
     @property
     def ceiling(self) -> float:
         return self.share
+
+    def __str__(self) -> str:
+        pairs = "; ".join(f"{first} taken for {second} {texts} times" for first, second, texts in self.mixed_up[:3])
+        return (
+            f"The two LLMs agree on {self.same} of {self.n} texts ({self.share:.1%}, 95 % interval {self.low:.1%} to "
+            f"{self.high:.1%}; Cohen's kappa {self.kappa:.2f}).\n"
+            + (f"Mixed up most: {pairs}.\n" if pairs else "")
+            + f"A classifier that learned every habit of the small LLM would be shown at about {self.ceiling:.1%}."
+        )
 
 
 @dataclass(frozen=True)
@@ -305,68 +312,3 @@ def _root(slope: Array, yes: Array, no: Array) -> Array:
     b = slope - yes - no - 1e-6
     with np.errstate(divide="ignore"):
         return np.asarray(2 * yes / (np.sqrt(b * b + 4 * slope * yes) - b))
-
-
-def read_human_labels(
-    path: str | Path, *, chunks: pd.DataFrame, occurrences: pd.DataFrame, classes: Sequence[str]
-) -> tuple[pd.DataFrame, list[str]]:
-    """Labels that people own: a .csv with label and one of chunk_id, text, or source and position.
-
-    An optional column drawn says how each text was come by: random, or chosen (the default).
-
-    Args:
-        chunks: with chunk_id and text; a text matches but for white space.
-        occurrences: with chunk_id, source and position, a row for every place where a text stands.
-        classes: the class names.
-    Returns:
-        chunk_id, label and drawn, one row a chunk; and a sentence for each kind of row that could not be used, with
-        its row numbers as a spreadsheet shows them.
-    Raises:
-        ConfigError: the file cannot be read, lacks columns, or has no usable row.
-    """
-    try:
-        # A class may be called "None" or "NA", so only an empty field means that there is no label.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], skip_blank_lines=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"path.human_labels: {path} could not be read ({error}). Write a .csv: text, label."
-        ) from None
-    keys = next((k for k in (["chunk_id"], ["text"], ["source", "position"]) if set(k) <= set(table.columns)), None)
-    if keys is None or "label" not in table:
-        raise ConfigError(
-            f"path.human_labels: {path} has the columns {', '.join(table.columns)}. "
-            "Give label and one of: chunk_id; text; source and position."
-        )
-    problems: list[str] = []
-    table = table.apply(lambda column: column.str.strip()).replace("", np.nan).assign(row=table.index + 2)
-    table = table[table.drop(columns="row").notna().any(axis=1)]
-    if "drawn" not in table:
-        table["drawn"] = "chosen"
-    table["drawn"] = table["drawn"].fillna("chosen").str.lower()
-    table["key"] = _keys(table, keys)
-
-    def leave_out(bad: pd.Series[bool], why: str, *, shown: str | None = None) -> None:
-        nonlocal table
-        if bad.any():
-            values = "" if shown is None else f": {', '.join(map(repr, table.loc[bad, shown].unique()[:5]))}"
-            problems.append(f"{listed(table.loc[bad, 'row'].tolist(), word='row')} left out, {why}{values}.")
-            table = table[~bad]
-
-    leave_out(table["label"].isna(), "without a label")
-    leave_out(~table["label"].isin(list(classes)), "the label is not one of the classes", shown="label")
-    leave_out(~table["drawn"].isin(["random", "chosen"]), "drawn is neither random nor chosen", shown="drawn")
-    places = occurrences if keys == ["source", "position"] else chunks
-    known = pd.DataFrame({"id": places["chunk_id"], "key": _keys(places, keys)})
-    leave_out(~table["key"].isin(known["key"]), f"no text has this {' and '.join(keys)}", shown="key")
-    if "chunk_id" in table:
-        table = table.drop(columns="chunk_id")
-    table = table.merge(known.rename(columns={"id": "chunk_id"}).drop_duplicates(), on="key")
-    leave_out(table.groupby("chunk_id")["label"].transform("nunique") > 1, "two labels for one text", shown="key")
-    if table.empty:
-        raise ConfigError(f"path.human_labels: no row of {path} can be used. {' '.join(problems) or 'It is empty.'}")
-    return table.drop_duplicates("chunk_id")[["chunk_id", "label", "drawn"]].reset_index(drop=True), problems
-
-
-def _keys(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series[Any]:
-    parts = (table[name].astype(str).str.split().str.join(" ") for name in columns)
-    return next(parts) if len(columns) == 1 else next(parts) + " at " + next(parts)

@@ -295,15 +295,16 @@ class ApiChat:
             return _Trouble(f"it did not send a chat completion but {self._clean(body)!r}"), _usage(body)
 
     async def _post(self, messages: Sequence[Message], parameters: Mapping[str, Any]) -> str:
-        """The body of the answer as text: read here, not by the client, as not every server sends what it should."""
-        model = self.settings.model
+        """The body of the answer as text: read here, not by the client, as not every server sends what it should.
+
+        The request goes out as it is, too: the client's own methods walk through every message for its types.
+        """
+        body: dict[str, Any] = {"model": self.settings.model, **parameters}
         if self.settings.completion_mode:
-            text = as_completion(messages)
-            completions = self._client.completions.with_raw_response
-            return (await completions.create(model=model, prompt=text, extra_body=parameters)).text
-        turns: Any = [dict(turn) for turn in messages]
-        chats = self._client.chat.completions.with_raw_response
-        return (await chats.create(model=model, messages=turns, extra_body=parameters)).text
+            return await self._client.post(
+                "/completions", cast_to=str, body={**body, "prompt": as_completion(messages)}
+            )
+        return await self._client.post("/chat/completions", cast_to=str, body={**body, "messages": list(messages)})
 
     def _gives_up_parameter(self, error: openai.APIStatusError, sent: Mapping[str, Any]) -> bool:
         """Whether the endpoint refused a parameter that can be left out (or renamed); from now on it is."""

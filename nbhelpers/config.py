@@ -126,6 +126,10 @@ class Paths(Section):
     )
     default_prompts: FilePath | None = Field(None, description="a second folder to look for prompts in")
     text_column: str = Field("text", min_length=1, description="key (.jsonl) or column (.csv) that holds the text")
+    human_labels: FilePath | None = Field(
+        None,
+        description="labels you own (.csv: text, label, drawn), which outrank an LLM's; drawn at random, they check it",
+    )
     truth: FilePath | None = Field(
         None, description="labels you trust (.csv: source, position, label), only ever used to check the result"
     )
@@ -172,10 +176,31 @@ class Labeling(Section):
     answer_form: Literal["auto", "plain"] = Field(
         "auto", description="ask for JSON and log-probabilities where the endpoint takes them, or for plain text only"
     )
+    cascade: float = Field(
+        0, ge=0, le=1, description="share of the labels, the most doubtful ones, that the large LLM gives instead"
+    )
+    compare: int = Field(
+        40, ge=0, description="test texts that the small LLM labels too, to see how far the two LLMs agree"
+    )
     timeout_seconds: float = Field(120, gt=0, description="longest wait for one reply; raise it for slow models")
     patience_seconds: float = Field(
         300, gt=0, description="an endpoint that stops answering is tried for so long, then the run stops (resumable)"
     )
+
+
+class RulesSection(Section):
+    refine: int = Field(
+        0,
+        ge=0,
+        description="texts, 20 or more, on which to compare the two LLMs' reading of the rules and mend them; 0 is off",
+    )
+
+    @field_validator("refine")
+    @classmethod
+    def _check_refine(cls, value: int) -> int:
+        if 0 < value < 20:
+            raise ValueError("write 0 (off) or at least 20, as fewer texts show nothing")
+        return value
 
 
 class Cost(Section):
@@ -217,6 +242,7 @@ class Config(Section):
     system: System = Field(default_factory=lambda: System.model_validate({}))
     training: Training = Field(default_factory=lambda: Training.model_validate({}))
     labeling: Labeling = Field(default_factory=lambda: Labeling.model_validate({}))
+    rules: RulesSection = Field(default_factory=lambda: RulesSection.model_validate({}))
     cost: Cost = Field(default_factory=lambda: Cost.model_validate({}))
     meta_datagen: MetaDatagen = Field(default_factory=lambda: MetaDatagen.model_validate({}))
 

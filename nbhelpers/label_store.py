@@ -39,6 +39,7 @@ CREATE TABLE IF NOT EXISTS human_labels (
     chunk_id TEXT PRIMARY KEY, label TEXT NOT NULL, note TEXT NOT NULL, created TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS selected (position INTEGER PRIMARY KEY, chunk_id TEXT NOT NULL UNIQUE, why TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS sent_on (chunk_id TEXT PRIMARY KEY, labels INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS in_flight (key TEXT PRIMARY KEY, dollars REAL NOT NULL);
 CREATE TABLE IF NOT EXISTS findings (name TEXT PRIMARY KEY, value TEXT NOT NULL)
 """
@@ -321,13 +322,16 @@ class LabelStore:
                     (str(chunk_id), str(why)),
                 )
 
-    def trim_selected(self, keep: int) -> None:
-        """Forgets all but the first `keep` chosen texts; their answers stay."""
+    def sent_on(self) -> dict[str, int]:
+        """chunk_id -> how many labels there were when the small LLM's label of it was doubted and the large asked."""
+        with self._guard() as db:
+            return dict(db.execute("SELECT chunk_id, labels FROM sent_on").fetchall())
+
+    def add_sent_on(self, chunk_ids: Sequence[str], labels: int) -> None:
+        """Notes that the large LLM is to be asked for these texts from `labels` labels on; the first note stays."""
         with self._transaction() as db:
-            db.execute(
-                "DELETE FROM selected WHERE position NOT IN (SELECT position FROM selected ORDER BY position LIMIT ?)",
-                (keep,),
-            )
+            for chunk_id in chunk_ids:
+                db.execute("INSERT OR IGNORE INTO sent_on VALUES (?, ?)", (chunk_id, labels))
 
     def _open(self) -> None:
         with self._guard() as db:

@@ -19,16 +19,18 @@ import numpy as np
 import pandas as pd
 
 from nbhelpers.answer_forms import AnswerForm, label_probabilities
+from nbhelpers.audit import compare_raters
 from nbhelpers.chat import ApiChat, Reply, run_async
 from nbhelpers.config import Config, Size
 from nbhelpers.errors import BudgetError, CallFailedError, LabelError, NbhelpersError
 from nbhelpers.label_store import Answer, LabelStore, answer_key
 from nbhelpers.llms import chat_settings, parameters
 from nbhelpers.local_llm import LocalLLM, center_scores
+from nbhelpers.lock import one_step
 from nbhelpers.progress import progress_bar
 from nbhelpers.prompt_files import LABEL_PROMPT, Message, check_label_prompt, load_prompt, render
 from nbhelpers.replies import parse_label
-from nbhelpers.run_folder import RunFolder, write_yaml
+from nbhelpers.run_folder import RunFolder, write_json, write_yaml
 from nbhelpers.spending import Budget
 
 Row = tuple[str, str, str]  # chunk_id, text, key
@@ -98,7 +100,8 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
     missing = table[~table["key"].isin(known)]
     failed: dict[str, tuple[str, str]] = {}
     if len(missing):
-        with progress_bar(len(missing), desc=f"labelling ({api.model})", unit="text") as bar:
+        bar_of = progress_bar(len(missing), desc=f"labelling ({api.model})", unit="text")
+        with one_step(store.path.parent), bar_of as bar:
             if api.mode == "local":
                 _score(missing, size, prompt, config, store, bar)
             else:
@@ -119,6 +122,32 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
         labels["confidence"] = proba.max(axis=1)
     labels[["chunk_id", "text", "source"]] = table[["chunk_id", "text"]].assign(source=size).to_numpy()
     return labels[COLUMNS].astype({"label": object})
+
+
+def compare_llms(labels: pd.DataFrame, *, rules: str, config: Config, run: RunFolder, store: LabelStore) -> str:
+    """How far the two LLMs agree on the first `labeling.compare` test texts; kept for report.json.
+
+    Args:
+        labels: of the test set, as `label_chunks` gives them; the order of the draw is random.
+        rules, config, store: as for `label_chunks`.
+    Returns:
+        The agreement in words, or why there is nothing to compare.
+    """
+    run.agreement.unlink(missing_ok=True)
+    other: Size = "small" if config.training.test_labeler == "large" else "large"
+    if config.api_of("large") == config.api_of("small"):
+        return "Both LLMs are the same model, which would only agree with itself."
+    both = labels.head(config.labeling.compare)
+    if both.empty:
+        return "labeling.compare is 0: nobody knows how far the two LLMs agree."
+    second = label_chunks(both, size=other, rules=rules, config=config, store=store)
+    if not (both["label"].notna().to_numpy() & second["label"].notna().to_numpy()).any():
+        return "No text has a label by both LLMs."
+    found = compare_raters(both["label"].tolist(), second["label"].tolist(), classes=config.classification.classes)
+    kept = {name: getattr(found, name) for name in ("n", "share", "low", "high")}
+    kappa = None if math.isnan(found.kappa) else found.kappa
+    write_json(run.agreement, {**kept, "kappa": kappa, "mixed_up": [list(pair) for pair in found.mixed_up]})
+    return str(found)
 
 
 def write_test_labels(run: RunFolder, labels: pd.DataFrame, *, config: Config) -> None:

@@ -8,6 +8,7 @@ from nbhelpers.config import IGNORED_AT_TOP, SECTIONS, Config, load_config, pars
 from nbhelpers.errors import ConfigError
 from nbhelpers.ingest import check_output
 from nbhelpers.label_store import LabelStore
+from nbhelpers.lock import one_step
 from nbhelpers.pictures import save_figure
 from nbhelpers.prediction import read_truth
 from nbhelpers.progress import interactive
@@ -68,7 +69,8 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
     if stage > "02_rules":  # before more is paid for; where each text stands, for which label, is known after 01
         read_truth(config)
     folder = RunFolder(config.path.output_dir)
-    read = begin(find_stage(stage), config, folder)
+    with one_step(folder.root):
+        read = begin(find_stage(stage), config, folder)
     return Run(stage, config, folder, LabelStore(folder.labels), by_hand, read)
 
 

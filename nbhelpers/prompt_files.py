@@ -17,6 +17,7 @@ from nbhelpers.errors import PromptError
 
 RULES_PROMPT = "create_rules_for_desc"
 LABEL_PROMPT = "create_labels_for_chunk"
+REFINE_PROMPT = "refine_rules"
 
 ROLES = ("system", "developer", "user", "assistant")
 # Every name that is filled in -> the value it stands for; the second and third spellings are Augmentoolkit's.

@@ -11,7 +11,7 @@ import platform
 import shutil
 import time
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -19,14 +19,18 @@ from typing import Any
 
 import pandas as pd
 
+from nbhelpers.audit import TruthEstimate, draw_audit, support_claim, truth_interval
+from nbhelpers.cascade import doubtful_labels, send_on
 from nbhelpers.classifier import Classifier, TrainingSettings, describe_balance, fit
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, ChatError, ClassifierError, ConfigError, RunFolderError
 from nbhelpers.evaluation import Evaluation, clearly_better, evaluate, lower_bound, smallest_correct
+from nbhelpers.human_labels import human_labels
 from nbhelpers.ingest import count_ingest
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks, read_test_labels
 from nbhelpers.llms import usage
+from nbhelpers.lock import one_step
 from nbhelpers.models import find_model
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.rules import read_rules
@@ -44,12 +48,13 @@ REPORTED_VERSIONS = ("nbhelpers", "torch", "transformers", "openai", "pandas", "
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one iteration made; `row` is its entry in report.json."""
+    """What one iteration made; `row` is its entry in report.json, `predicted` the classes of all test texts."""
 
     number: int
     row: dict[str, Any]
     labels: pd.DataFrame
     evaluation: Evaluation
+    predicted: list[str]
 
 
 class Rounds:
@@ -98,6 +103,27 @@ class Rounds:
         counts = labels.loc[labels["split"] == "train", "label"].value_counts()
         return {name: int(counts.get(name, 0)) for name in self.classes}
 
+    def truth(self) -> TruthEstimate | None:
+        """The accuracy against people's labels of test texts drawn at random; None where there are none of these."""
+        ids = self.test["chunk_id"].tolist()
+        people = human_labels(self.config, self.run, self.store)
+        given = {chunk_id: label for chunk_id, label in people.labels.items() if chunk_id in set(ids)}
+        order = draw_audit(ids, len(ids), self.config.system.seed)
+        claim = support_claim(order, set(given), declared=people.declared & set(ids)).claim
+        if not claim:
+            return None
+        place = {chunk_id: i for i, chunk_id in enumerate(ids)}
+        predicted = self.final.predicted
+        return truth_interval(
+            [said == label for said, label in zip(predicted, self.test["label"], strict=True)],
+            [place[chunk_id] for chunk_id in claim],
+            [predicted[place[chunk_id]] == given[chunk_id] for chunk_id in claim],
+        )
+
+    def doubtful_labels(self) -> pd.DataFrame:
+        """Labels of the last iteration that are likely wrong, most doubtful first; none is dropped."""
+        return doubtful_labels(self.final.labels, config=self.config, run=self.run)
+
     def balance_tables(self) -> dict[str, pd.DataFrame]:
         """What each choice of `balance` does with these texts: choice -> class, texts, share, weight."""
         return {choice: describe_balance(self.class_counts(), choice) for choice in ("none", "weights", "auto")}
@@ -114,6 +140,10 @@ class Rounds:
 
     def step(self) -> Iteration | None:
         """One more iteration, beyond `max_iters` too; None where no text is left to label, or no money."""
+        with one_step(self.run.root):
+            return self._step()
+
+    def _step(self) -> Iteration | None:
         number = len(self.done) + 1
         started = time.perf_counter()
         batches = self._batches(1 + sum("copy_of" not in iteration.row for iteration in self.done))
@@ -156,6 +186,9 @@ class Rounds:
             "final": None,
             "claim": None,
             "llm": usage(self.config, self.store),
+            "llms_agree": self.run.read_json(self.run.agreement, made_by="03_test_labels")
+            if self.run.agreement.exists()
+            else None,
             "ingest": count_ingest(documents, self.chunks),
             "notes": self.notes(),
             "config": self.config.public(),
@@ -164,6 +197,8 @@ class Rounds:
         if final is not None:
             keys = ("accuracy", "accuracy_low", "accuracy_high", "majority_baseline")
             report["final"] = {"classifier": f"classifier_{final['iteration']}", **{key: final[key] for key in keys}}
+            truth = self.truth()
+            report["truth"] = None if truth is None else asdict(truth)
             report["claim"] = {"lower_bound": final["lower_bound"], "confidence": 0.95, "looks": final["looks"]}
         return report
 
@@ -204,7 +239,8 @@ class Rounds:
                     table, size="small", rules=self.rules, config=self.config, store=self.store
                 )
         labels = pd.concat([self._labelled[tuple(batch)] for batch in batches], ignore_index=True)
-        human = self.store.human_labels()
+        labels = send_on(labels, rules=self.rules, config=self.config, run=self.run, store=self.store)
+        human = human_labels(self.config, self.run, self.store).labels
         corrected = labels["chunk_id"].isin(human)
         labels.loc[corrected, "label"] = labels.loc[corrected, "chunk_id"].map(human)
         labels.loc[corrected, "source"] = "human"
@@ -250,7 +286,10 @@ class Rounds:
 
     def _evaluate(self, number: int, labels: pd.DataFrame, classifier: Classifier, seconds: float) -> Iteration:
         known = self.test[self.test["label"].notna()]
-        evaluation = evaluate(known["label"].tolist(), predict(classifier, known["text"]), classes=self.classes)
+        predicted = predict(classifier, self.test["text"])
+        evaluation = evaluate(
+            known["label"].tolist(), predicted[self.test["label"].notna().to_numpy()], classes=self.classes
+        )
         usable = labels[labels["label"].notna()]
         validation = usable[usable["split"] == "validation"]
         right = predict(classifier, validation["text"]) == validation["label"] if len(validation) else []
@@ -261,6 +300,7 @@ class Rounds:
             "validation_size": len(validation),
             "test_size": evaluation.n,
             "failed_labels": int(labels["label"].isna().sum()),
+            "labelled_by": {str(source): int(n) for source, n in usable["source"].value_counts().items()},
             "failed_test_labels": int(self.test["label"].isna().sum()),
             **evaluation.to_dict(),
             "lower_bound": lower_bound(evaluation.correct, evaluation.n, look=number),
@@ -269,7 +309,7 @@ class Rounds:
             "balance": self.balance,
             "seconds": round(seconds, 2),
         }
-        return Iteration(number, row, labels, evaluation)
+        return Iteration(number, row, labels, evaluation, list(predicted))
 
     def _reached(self, iteration: Iteration) -> bool:
         row, target = iteration.row, self.config.system.required_accuracy
@@ -304,7 +344,7 @@ class Rounds:
         _copy(self.run.classifier(best.number), self.run.classifier(number))
         write_text(self.run.dataset(number), self.run.dataset(best.number).read_text("utf-8"))
         row = {**best.row, "iteration": number, "copy_of": best.number, "seconds": 0.0}
-        self.done.append(Iteration(number, row, best.labels, best.evaluation))
+        self.done.append(Iteration(number, row, best.labels, best.evaluation, best.predicted))
         self._notes.append(
             f"classifier_{number} is a copy of classifier_{best.number}, which is clearly better than "
             f"classifier_{last.number} on the {len(usable)} validation texts."

@@ -65,7 +65,7 @@ def make_rules(config: Config, run: RunFolder, store: LabelStore) -> Rules:
     model_rules = None
     if given is None or config.api.large_mode == "local":
         try:
-            model_rules = _ask(config, asked, store)
+            model_rules = ask_large(config, asked, store)
         except ChatError as error:
             if given is None:
                 raise
@@ -98,6 +98,15 @@ def read_rules(run: RunFolder) -> str:
     return text.strip()
 
 
+def replace_rules(run: RunFolder, text: str, *, refined: dict[str, Any]) -> bool:
+    """Puts the model's refined rules in place of its first ones, and says how they came about; never over an edit."""
+    kept = _read(run)
+    if kept.get("written") != _hash(kept.get("rules", "")):
+        return False
+    write_yaml(run.rules, {**kept, "rules": text, "written": _hash(text), "refined": refined})
+    return True
+
+
 def rules_prompt(config: Config) -> tuple[list[Message], list[str]]:
     """The question for the rules as it is sent, and notices about prompt files that were not found."""
     prompt, notices = load_prompt(
@@ -124,7 +133,13 @@ def _given_rules(config: Config) -> str | None:
     return text
 
 
-def _ask(config: Config, asked: list[Message], store: LabelStore) -> str:
+def ask_large(config: Config, asked: list[Message], store: LabelStore) -> str:
+    """What the large LLM writes when it is asked for rules, from the store where it was asked before.
+
+    Raises:
+        ChatError: it could not be asked, or wrote nothing.
+        BudgetError: what is left of the budget does not suffice.
+    """
     api = config.api_of("large")
     key = answer_key(text="", prompt=asked, model=api.model, mode=api.mode, parameters=parameters(config))
     kept = store.get_answers([key]).get(key)

@@ -33,14 +33,15 @@ def validation_share(chunk_ids: Sequence[str], *, share: float = 0.2) -> np.ndar
     return np.array([_uniform("validation", chunk_id) < share for chunk_id in chunk_ids], dtype=bool)
 
 
-def random_order(chunk_ids: Sequence[str], seed: int) -> list[str]:
+def random_order(chunk_ids: Sequence[str], seed: int, *, purpose: str = "order") -> list[str]:
     """The ids in a random order that does not depend on the order given, and keeps when ids are added or removed.
 
     Args:
         chunk_ids: distinct ids.
         seed: another seed gives another order.
+        purpose: so does another purpose, so that two draws are independent.
     """
-    return sorted(chunk_ids, key=lambda chunk_id: (_uniform(f"order {seed}", chunk_id), chunk_id))
+    return sorted(chunk_ids, key=lambda chunk_id: (_uniform(f"{purpose} {seed}", chunk_id), chunk_id))
 
 
 def choose(

@@ -20,6 +20,7 @@ from nbhelpers.errors import BudgetError, NbhelpersError, RunFolderError
 from nbhelpers.ingest import input_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_prompt
+from nbhelpers.refine import refine_prompt
 from nbhelpers.rules import read_rules, rules_prompt
 from nbhelpers.run_folder import RunFolder, write_json
 
@@ -60,7 +61,12 @@ def _ingest_inputs(config: Config, run: RunFolder) -> dict[str, str]:
 
 
 def _rules_inputs(config: Config, run: RunFolder) -> dict[str, str]:
-    return {"prompt": _hash(rules_prompt(config)[0]), "rules_file": _file(config.classification.rules_file)}
+    found = {"prompt": _hash(rules_prompt(config)[0]), "rules_file": _file(config.classification.rules_file)}
+    if config.rules.refine:
+        prompts = [refine_prompt(config)[0], label_prompt(config, "").template]
+        settings = [config.api.small_model, config.api.small_mode, config.system.seed, config.cost.budget_usd]
+        found |= {"chunks": _file(run.chunks), "pilot": _hash([prompts, settings])}
+    return found
 
 
 def _rules_are_given(config: Config) -> bool:
@@ -80,6 +86,7 @@ def _train_inputs(config: Config, run: RunFolder) -> dict[str, str]:
         **_test_inputs(config, run),
         "test_labels": _file(run.test_labels),
         "human_labels": _human_labels(run),
+        "human_labels_file": _file(config.path.human_labels),
     }
 
 
@@ -126,7 +133,7 @@ STAGES = (
     ),
     Stage(
         "02_rules",
-        [*_LARGE, *_TASK, *_CALLS, "classification.rules_file"],
+        [*_LARGE, *_TASK, *_CALLS, "classification.rules_file", "rules.refine"],
         _rules_inputs,
         lambda config, run: [run.rules],
         asks=lambda config: None if _rules_are_given(config) else "large",
@@ -138,6 +145,7 @@ STAGES = (
             *_SMALL,
             *_TASK,
             *_CALLS,
+            "labeling.compare",
             "cost.budget_usd",
             "system.seed",
             "training.test_set_size",
@@ -152,7 +160,18 @@ STAGES = (
     ),
     Stage(
         "04_train",
-        [*_SMALL, *_TASK, *_CALLS, "system.required_accuracy", "system.stop_rule", "system.seed", "training", "cost"],
+        [
+            *_LARGE,
+            *_SMALL,
+            *_TASK,
+            *_CALLS,
+            "system.required_accuracy",
+            "system.stop_rule",
+            "system.seed",
+            "training",
+            "labeling.cascade",
+            "cost",
+        ],
         _train_inputs,
         _train_outputs,
         asks=lambda config: "small",

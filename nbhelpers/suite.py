@@ -17,6 +17,7 @@ from nbhelpers.errors import NbhelpersError, RunFolderError
 from nbhelpers.ingest import input_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import check_llms
+from nbhelpers.lock import one_run
 from nbhelpers.prediction import TRUTH_ROW, read_truth
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.stages import STAGES, Stage, find_stage, forget_failure, note_failure, what_changed
@@ -56,22 +57,23 @@ def run_suite(
     if sizes:
         with LabelStore(run.labels) as store:
             check_llms(config, store, sizes=sorted(set(sizes)))
-    forget_failure(run)
-    _make_folder(run.notebooks)
-    say(f"{file.name} -> {run.name}")
-    for stage in STAGES:
-        changed = ["asked for"] if stage in forced else what_changed(stage, config, run)
-        if not changed:
-            say(f"  {stage.name}: up to date")
-            continue
-        say(f"  {stage.name}: running ({', '.join(changed)})")
-        started = time.perf_counter()
-        try:
-            _execute(stage, run, file, overrides)
-        except NbhelpersError as error:
-            note_failure(stage, config, run, error)
-            raise
-        say(f"  {stage.name}: done in {time.perf_counter() - started:.0f} s")
+    with one_run(run.root):
+        forget_failure(run)
+        _make_folder(run.notebooks)
+        say(f"{file.name} -> {run.name}")
+        for stage in STAGES:
+            changed = ["asked for"] if stage in forced else what_changed(stage, config, run)
+            if not changed:
+                say(f"  {stage.name}: up to date")
+                continue
+            say(f"  {stage.name}: running ({', '.join(changed)})")
+            started = time.perf_counter()
+            try:
+                _execute(stage, run, file, overrides)
+            except NbhelpersError as error:
+                note_failure(stage, config, run, error)
+                raise
+            say(f"  {stage.name}: done in {time.perf_counter() - started:.0f} s")
     return summarize(config, run, say=say)
 
 

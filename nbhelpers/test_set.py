@@ -2,7 +2,7 @@
 
 The test set is drawn once, at random, and kept: files that are added later never redraw it, and nothing that is close
 to one of its texts is trained on. Otherwise accuracy is measured on what was learned by heart (the original draws new
-test texts each round and then trains on them). Only `open_test_set` touches the disk.
+test texts each round and then trains on them). Only `open_test_set` and `open_pilot` touch the disk.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,8 @@ class Pool:
 def open_test_set(config: Config, run: RunFolder) -> tuple[pd.DataFrame, Pool]:
     """The run folder's test set, drawn where there is none yet, and the pool beside it.
 
-    Every chunk ever drawn stays on the list: a test set that is made smaller and larger again is the same.
+    Every chunk ever drawn stays on the list: a test set that is made smaller and larger again is the same. Texts that
+    the rules were fitted to (`rules.refine`) are never drawn, but may be trained on.
 
     Returns:
         The test texts (rows of the chunks table, in the order of the draw), and what may be trained on.
@@ -53,11 +54,45 @@ def open_test_set(config: Config, run: RunFolder) -> tuple[pd.DataFrame, Pool]:
     check_enough(len(chunks), test_set_size=training.test_set_size, train_set_size=training.train_set_size)
     before = run.read_json(run.test_set, made_by="03_test_labels") if run.test_set.exists() else {}
     drawn: list[str] = before.get("chunk_ids", []) if before.get("seed") == seed else []
-    ids = draw_test_set(chunks["chunk_id"].tolist(), size=training.test_set_size, seed=seed, drawn=drawn)
+    fitted_to = set(run.read_json(run.pilot, made_by="02_rules")["chunk_ids"]) if run.pilot.exists() else set()
+    candidates = [chunk_id for chunk_id in chunks["chunk_id"] if chunk_id not in fitted_to]
+    if len(candidates) < training.test_set_size:
+        raise NotEnoughChunksError(
+            f"{len(candidates)} chunks are left without the pilot that the rules were fitted to, but test_set_size is "
+            f"{training.test_set_size}. Add texts, or lower it."
+        )
+    ids = draw_test_set(candidates, size=training.test_set_size, seed=seed, drawn=drawn)
     pool = open_pool(config, run, chunks, ids)
     everything = drawn + [chunk_id for chunk_id in ids if chunk_id not in set(drawn)]
     write_json(run.test_set, {"seed": seed, "chunks": before.get("chunks", len(chunks)), "chunk_ids": everything})
     return chunks.set_index("chunk_id").loc[ids].reset_index(), pool
+
+
+def open_pilot(config: Config, run: RunFolder) -> pd.DataFrame:
+    """The chunks on which the rules are tried (`rules.refine`), in the order of the draw; kept once drawn.
+
+    They are random, and none of the test set, as none of them is drawn for that.
+
+    Raises:
+        NotEnoughChunksError: before anything is paid for.
+    """
+    n, seed, test = config.rules.refine, config.system.seed, config.training.test_set_size
+    chunks = run.read_table(run.chunks, made_by="01_ingest")
+    if len(chunks) - n < test:
+        raise NotEnoughChunksError(
+            f"There are {len(chunks)} chunks: a pilot of {n} (rules.refine) leaves {len(chunks) - n} for a test set of "
+            f"{test}. Lower rules.refine or training.test_set_size, or add texts."
+        )
+    tested = run.read_json(run.test_set, made_by="03_test_labels")["chunk_ids"] if run.test_set.exists() else []
+    before = run.read_json(run.pilot, made_by="02_rules") if run.pilot.exists() else {}
+    drawn = before.get("drawn", []) if before.get("seed") == seed else []
+    free = set(chunks["chunk_id"]) - set(tested)
+    kept = [chunk_id for chunk_id in drawn if chunk_id in free]
+    ids = [*kept, *random_order(sorted(free - set(drawn)), seed, purpose="pilot")][:n]
+    drawn = list(dict.fromkeys([*drawn, *ids]))
+    ever = list(dict.fromkeys([*before.get("chunk_ids", []), *ids]))
+    write_json(run.pilot, {"seed": seed, "drawn": drawn, "chunk_ids": ever})
+    return chunks.set_index("chunk_id").loc[ids].reset_index()
 
 
 def open_pool(config: Config, run: RunFolder, chunks: pd.DataFrame, test_ids: Sequence[str]) -> Pool:

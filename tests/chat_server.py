@@ -43,6 +43,7 @@ class Said:
     finish_reason: str = "stop"
     usage: bool = True
     message: Mapping[str, Any] = field(default_factory=dict)
+    choice: Mapping[str, Any] = field(default_factory=dict)
 
 
 Answer = Callable[[str, list[dict[str, Any]]], "str | Fault | Said | None"]
@@ -145,6 +146,7 @@ class ChatServer:
         message = {"role": "assistant", "content": said.text, **said.message}
         choice = {"index": 0, "finish_reason": said.finish_reason}
         choice |= {"message": message} if chat else {"text": said.text}
+        choice |= said.choice
         usage = {"prompt_tokens": sent, "completion_tokens": received, "total_tokens": sent + received}
         body = {"id": "x", "object": "chat.completion", "created": 0, "model": model, "choices": [choice]}
         return {**body, "usage": usage} if said.usage else body

@@ -20,6 +20,11 @@ CLASSES = ["sports", "politics", "weather"]
 MakeConfig = Callable[..., Config]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow tests first: one worker takes them, the other all the rest."""
+    items.sort(key=lambda item: item.path.name != "test_suite.py")
+
+
 @pytest.fixture
 def make_config(tmp_path: Path) -> MakeConfig:
     """`make_config(server.url, system={"seed": 1})`: a config on `tmp_path`, with changes by section."""

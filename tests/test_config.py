@@ -232,7 +232,10 @@ def test_all_problems_are_reported_at_once() -> None:
     ("section", "said"),
     [
         ("trainning", "no such section. Did you mean training?"),
-        ("API", "no such section. Known: api, classification, path, system, training, labeling, cost, meta_datagen."),
+        (
+            "API",
+            "no such section. Known: api, classification, path, system, training, labeling, rules, cost, meta_datagen.",
+        ),
         (1, "no such section. Known: api,"),
         (None, "no such section. Known: api,"),
     ],

@@ -187,10 +187,27 @@ def test_chosen_texts_keep_their_order_and_are_chosen_once(store: LabelStore) ->
     store.add_selected([("c1", "unsure"), ("c2", "unsure")])
     assert store.selected() == ["c3", "c1", "c2"]
     assert store.selection()["why"].tolist() == ["random", "random", "unsure"]
-    store.trim_selected(2)
-    assert store.selected() == ["c3", "c1"]
-    store.add_selected([("c9", "random")])
-    assert store.selected() == ["c3", "c1", "c9"]
+
+
+def test_when_a_text_was_sent_on_stays(store: LabelStore) -> None:
+    store.add_sent_on(["c1", "c2"], 40)
+    store.add_sent_on(["c2", "c3"], 80)
+    assert store.sent_on() == {"c1": 40, "c2": 40, "c3": 80}
+
+
+def test_what_was_found_out_is_kept_and_replaced(store: LabelStore) -> None:
+    assert store.finding("form") is None
+    store.note_finding("form", "plain")
+    store.note_finding("form", "json")
+    assert store.finding("form") == "json"
+
+
+def test_what_a_killed_call_may_have_cost_is_written_off_once(store: LabelStore) -> None:
+    store.reserve("a", 0.5)
+    store.reserve("b", 0.25)
+    store.reserve("b", 0.125)  # asked again: in place of the first
+    store.record_failure(key="a", kind="label", size="small", model="m", reason="no")
+    assert (store.write_off(), store.write_off(), store.written_off()) == (0.125, 0.125, 0.125)
 
 
 def test_cached_answers_are_counted_over_runs(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """Labelling: every label belongs to its text, is asked for once, and is never a guess."""
 
+import json
+import math
 import random
 import shutil
 import tempfile
@@ -24,7 +26,7 @@ from nbhelpers.chunking import chunk_id
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatRefusedError, EndpointError, PromptError, RunFolderError
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import label_chunks, label_prompt, read_test_labels, write_test_labels
+from nbhelpers.labeling import compare_llms, label_chunks, label_prompt, read_test_labels, write_test_labels
 from nbhelpers.local_llm import LocalLLM
 from nbhelpers.run_folder import RunFolder
 
@@ -679,6 +681,73 @@ def test_labels_of_an_llm_go_through_the_file(
     np.testing.assert_allclose(read_test_labels(run)["confidence"], labels["confidence"])
     assert read_test_labels(run)["label"].tolist() == labels["label"].tolist()
     assert yaml.safe_load(run.test_labels.read_text("utf-8"))["model"] == str(tiny_llm)
+
+
+def test_the_two_llms_are_compared_on_the_first_test_texts(
+    make_config: MakeConfig, run: RunFolder, store: LabelStore
+) -> None:
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        odd = "Item 0 " in (shown_text(messages) or "")
+        return "Final label: weather" if model == "little" and odd else LABELLER(model, messages)
+
+    with ChatServer(answer) as server:
+        config = make_config(server.url, labeling={"compare": 10})
+        large = label_chunks(some(30), size="large", rules=RULES, config=config, store=store)
+        said = compare_llms(large, rules=RULES, config=config, run=run, store=store)
+        assert "agree on 9 of 10 texts (90.0 %" in said.replace("%", " %")
+        assert "sports taken for weather 1 times" in said
+        kept = run.read_json(run.agreement, made_by="03_test_labels")
+        assert (kept["n"], kept["share"], kept["mixed_up"]) == (10, 0.9, [["sports", "weather", 1]])
+        assert server.asked_twice == []
+        off = make_config(server.url, labeling={"compare": 0})
+        assert "compare is 0" in compare_llms(large, rules=RULES, config=off, run=run, store=store)
+        assert not run.agreement.exists()
+        same = make_config(server.url, api={"small_model": "big"})
+        assert "the same model" in compare_llms(large, rules=RULES, config=same, run=run, store=store)
+
+
+def test_probabilities_come_with_the_labels_where_the_endpoint_gives_them(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    tops = [{"token": name, "logprob": math.log(p)} for name, p in zip(CLASSES, (0.7, 0.2, 0.1), strict=True)]
+    content = [
+        {"token": "Final label: ", "logprob": 0.0, "top_logprobs": []},
+        {"token": "sports", "logprob": math.log(0.7), "top_logprobs": tops},
+    ]
+    said = Said("Final label: sports", choice={"logprobs": {"content": content}})
+    with ChatServer(lambda model, messages: said, refused_parameters=["response_format"]) as server:
+        labels = label(some(6), make_config(server.url), store)
+        assert labels["confidence"].tolist() == pytest.approx([0.7] * 6)
+        assert store.answers("label")["scores"][0] == pytest.approx([math.log(p) for p in (0.7, 0.2, 0.1)])
+        assert server.calls == 7  # the first question was refused with a schema, and asked again without
+        assert all("logprobs" in body for body in server.requests[2:])
+        label(some(9), make_config(server.url), store)
+        assert server.calls == 10  # what the endpoint takes is known by now
+
+
+def test_json_answers_are_used_where_the_endpoint_gives_them(make_config: MakeConfig, store: LabelStore) -> None:
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        body = server.requests[-1]
+        text = LABELLER(model, messages)
+        if "response_format" not in body:
+            return text
+        enum = body["response_format"]["json_schema"]["schema"]["properties"]["label"]["enum"]
+        assert enum == CLASSES
+        return json.dumps({"reason": "So the rules say.", "label": str(text).rpartition(": ")[2]})
+
+    with ChatServer(answer) as server:
+        chunks = some(12)
+        config = make_config(server.url, system={"concurrency_limit": 1})
+        labels = label(chunks, config, store)
+        assert labels["label"].tolist() == true_labels(chunks)
+        assert (server.calls, server.asked_twice) == (12, [])
+        assert all("response_format" in body and "logprobs" not in body for body in server.requests[3:])
+
+
+def test_a_plain_form_can_be_asked_for(make_config: MakeConfig, store: LabelStore) -> None:
+    with ChatServer(LABELLER) as server:
+        label(some(3), make_config(server.url, labeling={"answer_form": "plain"}), store)
+        assert not any({"response_format", "logprobs"} & set(body) for body in server.requests)
 
 
 def test_without_test_labels_the_error_names_the_notebook(run: RunFolder) -> None:

@@ -296,7 +296,7 @@ DEPENDS = [
     ("system", "chunk_size", 500, "1"),
     ("system", "use_subset", True, "1"),
     ("training", "truncation_type", "head", "14"),
-    ("api", "large_model", "bigger", "23"),
+    ("api", "large_model", "bigger", "234"),
     ("api", "small_model", "less", "34"),
     ("classification", "desc", "Something else.", "2345"),
     ("classification", "classes", ["sports", "politics", "weather", "chess"], "2345"),
@@ -309,6 +309,7 @@ DEPENDS = [
     ("system", "seed", 3, "134"),
     ("system", "completion_mode", True, "234"),
     ("cost", "cost_per_million_large_input", 1.0, "4"),
+    ("labeling", "cascade", 0.25, "4"),
     ("meta_datagen", "do_meta_datagen", True, "5"),
     ("system", "concurrency_limit", 3, ""),  # how fast, not what
     ("api", "large_base_url", "http://127.0.0.1:9/v1", ""),

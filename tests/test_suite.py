@@ -105,6 +105,7 @@ class Case:
             "classification": {"classes": self.classes, "desc": "Sort by the words."},
             "path": {"input_dir": str(self.folder / "texts"), "output_dir": str(self.output)},
             "system": {"required_accuracy": 0.9, "concurrency_limit": 8},
+            "labeling": {"compare": 0},
             "training": {
                 "model_path": str(self.base_model),
                 "max_iters": 2,
@@ -209,10 +210,11 @@ def test_all_notebooks_from_texts_to_predictions(
 ) -> None:
     case = make_case(classes, counts)
     with ChatServer(case.answer, key=SECRET, models=["large", "small"]) as server:
-        code, printed = run(str(case.write(server.url)))
+        code, printed = run(str(case.write(server.url, labeling={"compare": 30})))
         assert code == 0, printed
         assert server.asked_twice == []
-        assert labelled(server) == 50 + case.report["iterations"][-1]["labels"]
+        assert labelled(server) == 50 + 30 + case.report["iterations"][-1]["labels"]
+        assert (case.report["llms_agree"]["n"], case.report["llms_agree"]["share"]) == (30, 1.0)
         check_notebooks(case)
 
         report = case.report
@@ -225,8 +227,8 @@ def test_all_notebooks_from_texts_to_predictions(
         assert len(predictions) == sum(counts)
         assert (predictions["label"] == predictions["text"].map(case.truth)).mean() > 0.9
         assert predictions["label_source"].value_counts().to_dict() == {
-            "LLM": labelled(server),
-            "classifier": sum(counts) - labelled(server),
+            "LLM": labelled(server) - 30,
+            "classifier": sum(counts) - labelled(server) + 30,
         }
 
         plain = pipeline("text-classification", model=str(case.final()), device="cpu")
@@ -419,7 +421,7 @@ meta_datagen:
     lines = (case.output / "classifiers" / "meta_datagen" / "meta_dataset.jsonl").read_text("utf-8").splitlines()
     kinds = [json.loads(line)["detail_key"] for line in lines]
     assert kinds.count("rules_creation_details") == 1
-    assert kinds.count("label_details") == 10 + case.report["iterations"][-1]["labels"]
+    assert kinds.count("label_details") == 10 + 10 + case.report["iterations"][-1]["labels"]
     assert "not found" in (case.output / "notebooks" / "02_rules.ipynb").read_text("utf-8")
 
 

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers.config import Config, Training, parse_config
+from nbhelpers.config import Config, RulesSection, Training, parse_config
 from nbhelpers.errors import NotEnoughChunksError, RunFolderError
-from nbhelpers.run_folder import RunFolder, write_table
-from nbhelpers.test_set import Pool, check_enough, draw_test_set, open_pool, open_test_set, training_pool
+from nbhelpers.run_folder import RunFolder, write_json, write_table
+from nbhelpers.test_set import Pool, check_enough, draw_test_set, open_pilot, open_pool, open_test_set, training_pool
 
 IDS = [f"{i:016x}" for i in range(1000)]
 
@@ -321,6 +321,37 @@ def test_another_seed_draws_another_test_set(tmp_path: Path) -> None:
     second, _ = opened(run, seed=1)
     assert second == draw_test_set(IDS[:100], size=10, seed=1) != first
     assert opened(run, seed=1)[0] == second
+
+
+def test_texts_that_the_rules_were_fitted_to_are_not_drawn_but_may_be_trained_on(tmp_path: Path) -> None:
+    run = ingested(tmp_path, IDS[:100])
+    usual = draw_test_set(IDS[:100], size=10, seed=0)
+    write_json(run.pilot, {"seed": 0, "drawn": usual[:3], "chunk_ids": [*usual[:3], "gone"]})
+    test, pool = opened(run)
+    assert test[:7] == usual[3:]
+    assert not set(test) & set(usual[:3])
+    assert set(usual[:3]) <= set(pool.chunks["chunk_id"])
+    write_json(run.pilot, {"seed": 0, "drawn": [], "chunk_ids": IDS[:91]})
+    with pytest.raises(NotEnoughChunksError, match=r"9 chunks are left without the pilot .* test_set_size is 10"):
+        opened(ingested(tmp_path, IDS[:100]))
+
+
+def test_the_pilot_is_a_draw_of_its_own(tmp_path: Path) -> None:
+    run = ingested(tmp_path, IDS)
+    config = config_for(tmp_path).model_copy(update={"rules": RulesSection(refine=100)})
+    pilot = open_pilot(config, run)["chunk_id"].tolist()
+    assert len(set(pilot)) == 100
+    assert len(set(pilot) & set(draw_test_set(IDS, size=100, seed=0))) < 30  # 10 expected
+    assert open_pilot(config, run)["chunk_id"].tolist() == pilot
+    more = config.model_copy(update={"rules": RulesSection(refine=120)})
+    assert open_pilot(more, run)["chunk_id"].tolist()[:100] == pilot
+    test, _ = opened(run)
+    another = config.model_copy(update={"system": config.system.model_copy(update={"seed": 1})})
+    second = open_pilot(another, run)["chunk_id"].tolist()
+    assert len(set(pilot) & set(second)) < 30
+    assert not set(test) & set(second)
+    ever = json.loads(run.pilot.read_text("utf-8"))["chunk_ids"]  # none of these is drawn for the test set any more
+    assert set(pilot) | set(second) <= set(ever)
 
 
 def test_the_iterations_still_to_come_decide_what_enough_is(tmp_path: Path) -> None:

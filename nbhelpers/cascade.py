@@ -1,0 +1,78 @@
+"""The most doubtful labels of the small LLM, asked of the large one: better labels for the price of a few.
+
+Doubt comes from the label's confidence and a cross-validated classifier together (see doubt). At each iteration so many
+texts are sent on that the large LLM has labelled `labeling.cascade` of all labels so far. Which texts were sent, and
+when, is kept in the label store, so that an iteration that is repeated has the same labels.
+"""
+
+import pandas as pd
+
+from nbhelpers.config import Config
+from nbhelpers.doubt import doubt, likely_errors, send_to_large
+from nbhelpers.features import Features, features
+from nbhelpers.label_store import LabelStore
+from nbhelpers.labeling import NOT_ASKED, label_chunks
+from nbhelpers.run_folder import RunFolder
+
+TAKEN_OVER = ["label", "confidence", "reason", "source", "reply"]
+
+
+def send_on(labels: pd.DataFrame, *, rules: str, config: Config, run: RunFolder, store: LabelStore) -> pd.DataFrame:
+    """Replaces the most doubtful labels by the large LLM's.
+
+    Args:
+        labels: all labels so far by the small LLM, as `label_chunks` gives them.
+        rules, config, run, store: as for `label_chunks`; the features of the texts are kept in the run folder.
+    Returns:
+        The same rows; `source` is "large" where the large LLM was asked and answered.
+    Raises:
+        ChatRefusedError, EndpointError: the large LLM cannot be asked.
+    """
+    share, so_far = config.labeling.cascade, len(labels)
+    sent = store.sent_on()
+    if share > 0 and so_far not in sent.values():
+        earlier = _taken_over(labels, {c for c, at in sent.items() if at < so_far}, rules, config, store)
+        usable = earlier[earlier["label"].notna()]
+        doubts = doubt(*_evidence(usable, config, run), classes=config.classification.classes, seed=config.system.seed)
+        chosen = send_to_large(doubts, (usable["source"] == "large").to_numpy(), share)
+        store.add_sent_on(usable["chunk_id"].iloc[chosen].tolist(), so_far)
+        sent = store.sent_on()
+    return _taken_over(labels, {c for c, at in sent.items() if at <= so_far}, rules, config, store)
+
+
+def doubtful_labels(labels: pd.DataFrame, *, config: Config, run: RunFolder) -> pd.DataFrame:
+    """Labels that are likely wrong, for a person to look at; none is dropped.
+
+    Args:
+        labels: with text, label, confidence and source.
+    Returns:
+        text, label, suggested, doubt (0 to 1) and source, the most doubtful first.
+    """
+    usable = labels[labels["label"].notna()]
+    found = likely_errors(*_evidence(usable, config, run), classes=config.classification.classes, seed=0)
+    rows = usable.iloc[found["index"]].reset_index(drop=True)
+    return rows[["text", "label", "source"]].assign(suggested=found["suggested"], doubt=found["doubt"])
+
+
+def _taken_over(labels: pd.DataFrame, sent: set[str], rules: str, config: Config, store: LabelStore) -> pd.DataFrame:
+    chosen = labels["chunk_id"].isin(sent)
+    if not chosen.any():
+        return labels
+    large = label_chunks(labels[chosen], size="large", rules=rules, config=config, store=store)
+    answered = large[large["label"].notna() & (large["reason"] != NOT_ASKED)].set_index("chunk_id")
+    made = labels.copy()
+    rows = made["chunk_id"].isin(answered.index)
+    made.loc[rows, TAKEN_OVER] = answered.loc[made.loc[rows, "chunk_id"], TAKEN_OVER].to_numpy()
+    return made.astype({"confidence": float})
+
+
+def _evidence(labels: pd.DataFrame, config: Config, run: RunFolder) -> tuple[Features, list[str], list[float]]:
+    """Features, labels and confidences. A large LLM's confidence counts only beside confidences of the small one."""
+    confidence = labels["confidence"].astype(float)
+    if confidence[labels["source"] == "small"].isna().all():
+        confidence = confidence * float("nan")
+    return (
+        features(labels["text"].tolist(), base_model=config.training.model_path, run=run),
+        labels["label"].tolist(),
+        confidence.tolist(),
+    )

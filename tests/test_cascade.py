@@ -1,0 +1,135 @@
+"""The cascade: the most doubtful labels are asked of the large LLM, once, and the same again in a repeated run."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from chat_server import ChatServer, shown_text
+from runs_made import LABELLER, WORDS, WordFits, dataset, prepare, texts_of, write_rows
+
+from nbhelpers import cascade
+from nbhelpers.config import Config
+from nbhelpers.label_store import LabelStore
+from nbhelpers.rounds import Rounds
+from nbhelpers.run_folder import RunFolder
+
+MakeConfig = Callable[..., Config]
+Open = Callable[..., Rounds]
+ODD = "zz"  # the small LLM gets texts with this wrong
+
+pytestmark = pytest.mark.usefixtures("quick_retries", "fits")
+
+
+def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+    text = shown_text(messages) or ""
+    return "Final label: weather" if model == "little" and ODD in text else LABELLER(model, messages)
+
+
+@pytest.fixture
+def opened(
+    make_config: MakeConfig,
+    server: ChatServer,
+    run: RunFolder,
+    store: LabelStore,
+    tiny_base_model: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Open:
+    """Rounds with 40, 60, ... labels of texts of which every fourth is odd; what is odd is most in doubt."""
+    asked_about: list[list[str]] = []
+
+    def doubt(features: np.ndarray[Any, Any], labels: list[str], confidence: Any, **_: Any) -> Any:
+        # the features stand for the texts here: see below
+        return np.array([0.9 if ODD in text else 0.1 for text in asked_about[-1]])
+
+    def features(texts: list[str], **_: Any) -> Any:
+        asked_about.append(texts)
+        return np.zeros((len(texts), 2), dtype=np.float32)
+
+    monkeypatch.setattr(cascade, "features", features)
+    monkeypatch.setattr(cascade, "doubt", doubt)
+    server.answer = answer
+
+    def open_again(**labeling: Any) -> Rounds:
+        sizes = {"train_set_size": 40, "train_set_increment": 20, "test_set_size": 20, "max_iters": 2}
+        config = make_config(
+            server.url,
+            training={"model_path": str(tiny_base_model), **sizes},
+            system={"required_accuracy": 1.0, "stop_rule": "lower_bound"},
+            labeling=labeling,
+        )
+        if not config.path.input_dir.exists():
+            made = texts_of({"goal": 60, "vote": 60})
+            write_rows(
+                config.path.input_dir, [f"{text} {ODD}{i}" if i % 4 == 0 else text for i, text in enumerate(made)]
+            )
+            prepare(config, run, store)
+        return Rounds(config, run, store)
+
+    return open_again
+
+
+def asked(server: ChatServer, model: str) -> list[str]:
+    return [str(shown_text(body["messages"])) for body in server.requests if body["model"] == model]
+
+
+def test_off_by_default(opened: Open, server: ChatServer) -> None:
+    rounds = opened()
+    server.reset()
+    rounds.run_until_done()
+    assert asked(server, "big") == []
+
+
+def test_a_quarter_and_no_more_is_asked_of_the_large_llm(opened: Open, server: ChatServer, run: RunFolder) -> None:
+    rounds = opened(cascade=0.25)
+    server.reset()
+    report = rounds.run_until_done()
+    sent = asked(server, "big")
+    for number, row in enumerate(report["iterations"][:2], 1):
+        assert row["labelled_by"]["large"] <= row["labels"] // 4
+        made = dataset(run, number)
+        assert set(made.loc[made["source"] == "large", "text"]) <= set(sent)
+    assert len(sent) == len(set(sent)) == report["iterations"][1]["labels"] // 4
+    odd = [text for text in rounds.final.labels["text"] if ODD in text]
+    assert set(sent) >= set(odd) or set(sent) <= set(odd)  # the doubtful ones first
+    labels = rounds.final.labels.set_index("text")
+    for text in sent:
+        assert labels.loc[text, "label"] == next(name for word, name in WORDS.items() if word in text)
+        assert labels.loc[text, "source"] == "large"
+
+
+def test_a_repeated_run_has_the_same_labels_and_trains_nothing_again(
+    opened: Open, server: ChatServer, run: RunFolder, fits: WordFits
+) -> None:
+    opened(cascade=0.25).run_until_done()
+    before, made = [dataset(run, n) for n in (1, 2)], len(fits.made)
+    server.reset()
+    opened(cascade=0.25).run_until_done()
+    assert server.calls == 0
+    assert len(fits.made) == made
+    for old, new in zip(before, [dataset(run, n) for n in (1, 2)], strict=True):
+        pd.testing.assert_frame_equal(old, new)
+
+
+def test_where_the_large_llm_names_no_class_the_small_ones_label_stays(opened: Open, server: ChatServer) -> None:
+    rounds = opened(cascade=0.25)
+    server.answer = lambda model, messages: "no idea" if model == "big" else answer(model, messages)
+    rounds.step()
+    assert rounds.final.row["failed_labels"] == 0
+    assert set(rounds.final.labels["source"]) == {"small"}
+
+
+def test_doubtful_labels_are_listed_and_none_is_dropped(
+    opened: Open, monkeypatch: pytest.MonkeyPatch, server: ChatServer
+) -> None:
+    rounds = opened()
+    rounds.step()
+    found = pd.DataFrame(
+        {"index": [3, 1], "label": ["x", "y"], "suggested": ["sports", "politics"], "doubt": [0.9, 0.6]}
+    )
+    monkeypatch.setattr(cascade, "likely_errors", lambda *_, **__: found)
+    listed = rounds.doubtful_labels()
+    assert listed["text"].tolist() == rounds.final.labels["text"].iloc[[3, 1]].tolist()
+    assert listed["suggested"].tolist() == ["sports", "politics"]
+    assert len(rounds.final.labels) == 40

@@ -1,0 +1,191 @@
+"""Labels that people own: read strictly, used in training, and what those of test texts say about the truth."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from chat_server import ChatServer, shown_text
+from runs_made import LABELLER, WordFits, prepare, texts_of, write_rows
+
+from nbhelpers.audit import draw_audit
+from nbhelpers.config import Config
+from nbhelpers.errors import ConfigError
+from nbhelpers.human_labels import human_labels, read_human_labels
+from nbhelpers.label_store import LabelStore
+from nbhelpers.labeling import read_test_labels
+from nbhelpers.rounds import Rounds
+from nbhelpers.run_folder import RunFolder
+
+MakeConfig = Callable[..., Config]
+CHUNKS = pd.DataFrame({"chunk_id": ["c1", "c2", "c3"], "text": ["Rain, all day", "A goal\nin the end", "None"]})
+OCCURRENCES = pd.DataFrame(
+    {"chunk_id": ["c1", "c2", "c3", "c1"], "source": ["a.txt", "a.txt", "b.txt", "b.txt"], "position": [0, 1, 0, 1]}
+)
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read_text(text: str, encoding: str = "utf-8"):
+        file = tmp_path / "human_labels.csv"
+        file.write_text(text, encoding)
+        return read_human_labels(file, chunks=CHUNKS, occurrences=OCCURRENCES, classes=["weather", "sport", "None"])
+
+    return read_text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "chunk_id,label\nc1,weather\nc2,sport\nc3,None\n",
+        'text,label\n"Rain, all day",weather\n"A goal\nin the  end ",sport\nNone,None\n',
+        "label,position,source\nweather,0,a.txt\nsport,1,a.txt\nNone,0,b.txt\n",
+        "chunk_id,text,label,note\nc1,other,weather,\nc2,,sport,x\n\nc3,,None,\n,,,\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_labels_are_read_by_id_by_text_and_by_place(read, text, encoding):
+    table, problems = read(text, encoding)
+    assert table.to_numpy().tolist() == [
+        ["c1", "weather", "chosen"],
+        ["c2", "sport", "chosen"],
+        ["c3", "None", "chosen"],
+    ]
+    assert list(table.columns) == ["chunk_id", "label", "drawn"]
+    assert problems == []
+
+
+def test_how_texts_were_drawn_is_kept(read):
+    table, problems = read("chunk_id,label,drawn\nc1,weather,Random\nc2,sport,\nc3,None,chosen\n")
+    assert table["drawn"].tolist() == ["random", "chosen", "chosen"]
+    assert problems == []
+
+
+def test_every_row_that_is_not_used_is_told(read):
+    rows = ["c1,weather,", "c2,,", "c9,sport,", "c2,rain,", "c3,sport,picked", "c8,sport,", "c2,sport,", "c1,weather,"]
+    table, problems = read("\n".join(["chunk_id,label,drawn", *rows]))
+    assert table.to_numpy().tolist() == [["c1", "weather", "chosen"], ["c2", "sport", "chosen"]]
+    assert problems == [
+        "row 3 left out, without a label.",
+        "row 5 left out, the label is not one of the classes: 'rain'.",
+        "row 6 left out, drawn is neither random nor chosen: 'picked'.",
+        "rows 4 and 7 left out, no text has this chunk_id: 'c9', 'c8'.",
+    ]
+
+
+def test_two_different_labels_of_one_text_are_both_left_out(read):
+    table, problems = read("source,position,label\na.txt,0,weather\nb.txt,1,sport\na.txt,1,sport\n")
+    assert table["chunk_id"].tolist() == ["c2"]
+    assert problems == ["rows 2 and 3 left out, two labels for one text: 'a.txt at 0', 'b.txt at 1'."]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id,class\n1,sport\n", "has the columns id, class. Give label"),
+        ("source,label\na.txt,sport\n", "has the columns source, label"),
+        ("chunk_id,label\nc9,sport\n", "no row of .* can be used. row 2 left out, no text has this chunk_id: 'c9'"),
+        ("chunk_id,label\n", "no row of .* can be used. It is empty"),
+        ("", "could not be read"),
+        ('text,label\n"open,sport\n', "could not be read"),
+    ],
+)
+def test_a_file_without_use_is_one_sentence(read, text, message):
+    with pytest.raises(ConfigError, match=f"^path.human_labels: .*{message}"):
+        read(text)
+
+
+def test_a_missing_file_names_its_key(tmp_path):
+    with pytest.raises(ConfigError, match=r"^path.human_labels: .*none.csv could not be read"):
+        read_human_labels(tmp_path / "none.csv", chunks=CHUNKS, occurrences=OCCURRENCES, classes=["a"])
+
+
+# In a run
+
+
+def right(text: str) -> str:
+    return {"goal": "sports", "vote": "politics"}[text.split()[0]]
+
+
+@pytest.fixture
+def prepared(
+    make_config: MakeConfig,
+    server: ChatServer,
+    run: RunFolder,
+    store: LabelStore,
+    tiny_base_model: Path,
+    fits: WordFits,
+) -> Callable[..., Rounds]:
+    """An LLM that takes every text with an "x" in its last word for weather; 40 test texts, of which some are such."""
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        text = shown_text(messages)
+        return "Final label: weather" if text and "x" in text.split()[-1] else LABELLER(model, messages)
+
+    server.answer = answer
+
+    def start(**path: str) -> Rounds:
+        sizes = {"train_set_size": 40, "test_set_size": 40, "max_iters": 1, "model_path": str(tiny_base_model)}
+        config = make_config(server.url, training=sizes, path=path)
+        if not config.path.input_dir.exists():
+            made = texts_of({"goal": 60, "vote": 60})
+            write_rows(
+                config.path.input_dir, [f"{text} {'x' if i % 3 == 0 else 'y'}{i}" for i, text in enumerate(made)]
+            )
+            prepare(config, run, store)
+        return Rounds(config, run, store)
+
+    return start
+
+
+def test_without_labels_of_people_nothing_is_claimed_about_the_truth(prepared: Callable[..., Rounds]) -> None:
+    assert prepared().run_until_done()["truth"] is None
+
+
+def test_a_random_audit_gives_an_interval_for_the_truth_and_changes_no_test_label(
+    prepared: Callable[..., Rounds], run: RunFolder, store: LabelStore
+) -> None:
+    rounds = prepared()
+    before = read_test_labels(run)
+    texts = before.set_index("chunk_id")["text"]
+    for chunk_id in draw_audit(before["chunk_id"].tolist(), 25, seed=0):
+        store.set_human_label(chunk_id, right(texts[chunk_id]), note="audit")
+    truth = rounds.run_until_done()["truth"]
+    assert (truth["n"], truth["m"]) == (40, 25)
+    predicted = dict(zip(before["chunk_id"], rounds.final.predicted, strict=True))
+    really = sum(predicted[c] == right(texts[c]) for c in texts.index) / 40
+    assert truth["low"] <= really <= truth["high"]
+    assert truth["high"] - truth["low"] <= truth["alone_high"] - truth["alone_low"] + 0.02
+    pd.testing.assert_frame_equal(read_test_labels(run), before)
+
+
+def test_labels_that_somebody_picked_support_no_claim(
+    prepared: Callable[..., Rounds], run: RunFolder, tmp_path: Path
+) -> None:
+    prepared()
+    test = read_test_labels(run).head(10)
+    file = tmp_path / "mine.csv"
+    rows = pd.DataFrame({"text": test["text"], "label": [right(text) for text in test["text"]], "drawn": "chosen"})
+    order = draw_audit(read_test_labels(run)["chunk_id"].tolist(), 1, seed=0)
+    rows = rows[~test["chunk_id"].isin(order)]  # the first one of the draw is missing
+    rows.to_csv(file, index=False)
+    assert prepared(human_labels=str(file)).run_until_done()["truth"] is None
+    rows.assign(drawn="random").to_csv(file, index=False)
+    assert prepared(human_labels=str(file)).run_until_done()["truth"]["m"] == len(rows)
+
+
+def test_a_file_of_labels_outranks_the_llm_in_training(
+    prepared: Callable[..., Rounds], run: RunFolder, store: LabelStore, tmp_path: Path
+) -> None:
+    prepared()
+    chunks = run.read_table(run.chunks, made_by="01_ingest")
+    file = tmp_path / "mine.csv"
+    pd.DataFrame({"text": chunks["text"], "label": [right(text) for text in chunks["text"]]}).to_csv(file, index=False)
+    rounds = prepared(human_labels=str(file))
+    rounds.step()
+    labels = rounds.final.labels
+    assert set(labels["source"]) == {"human"}
+    assert labels["label"].tolist() == [right(text) for text in labels["text"]]
+    store.set_human_label(labels["chunk_id"][0], "weather")
+    assert human_labels(rounds.config, run, store).labels[labels["chunk_id"][0]] == "weather"

@@ -1,0 +1,80 @@
+"""The lock of an output folder, across processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nbhelpers import lock
+from nbhelpers.errors import RunFolderError
+from nbhelpers.lock import HOLDER, one_run, one_step
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from nbhelpers import lock
+with getattr(lock, sys.argv[1])(Path(sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "ORPHAN_SECONDS", 0.1)
+    monkeypatch.delenv(HOLDER, raising=False)
+
+
+def holder(kind: str, folder: Path, **environment: str) -> "subprocess.Popen[str]":
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, kind, str(folder)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.mark.parametrize("first", ["one_run", "one_step"])
+def test_a_second_run_says_so_and_the_killed_ones_folder_is_free(first: str, tmp_path: Path) -> None:
+    process = holder(first, tmp_path)
+    try:
+        for second in (one_run, one_step):
+            with (
+                pytest.raises(RunFolderError, match=r"Another run works on .*choose another path\.output_dir"),
+                second(tmp_path),
+            ):
+                pass
+    finally:
+        process.kill()
+        process.wait()
+    with one_run(tmp_path), one_step(tmp_path), one_step(tmp_path):
+        pass
+
+
+def test_the_notebooks_of_a_run_pass_its_lock(tmp_path: Path) -> None:
+    with one_run(tmp_path):
+        process = holder("one_step", tmp_path)  # inherits the environment
+        process.kill()
+        process.wait()
+    assert HOLDER not in os.environ
+
+
+def test_a_step_waits_for_the_orphan_of_a_killed_run(tmp_path: Path) -> None:
+    orphan = holder("one_step", tmp_path, **{HOLDER: str(tmp_path.resolve())})
+    try:
+        with one_run(tmp_path), pytest.raises(RunFolderError), one_step(tmp_path):
+            pass
+    finally:
+        orphan.kill()
+        orphan.wait()
+
+
+def test_a_folder_that_cannot_be_locked_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", "utf-8")
+    with pytest.raises(RunFolderError, match=r"could not be locked .*path\.output_dir"), one_run(tmp_path / "file"):
+        pass
