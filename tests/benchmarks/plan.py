@@ -1,0 +1,127 @@
+"""Is the plan right? What was planned beside what the run then uses, for each stage and iteration.
+
+    python tests/benchmarks/plan.py --data FOLDER [FOLDER ...] --oracle PATH_TO/oracle.py
+
+A folder holds data.jsonl (text, label, split) and task.json (task, classes with name and description). The oracle
+serves an OpenAI-compatible endpoint for such a folder and prints its address. Batches are chosen at random, so no
+classifier is needed. The last column is the largest deviation of a row, in percent; the limit is 10.
+"""
+
+import argparse
+import contextlib
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nbhelpers.config import parse_config
+from nbhelpers.ingest import ingest
+from nbhelpers.label_store import LabelStore
+from nbhelpers.labeling import compare_llms, label_chunks
+from nbhelpers.plan import Plan, make_plan
+from nbhelpers.rules import make_rules
+from nbhelpers.run_folder import RunFolder
+from nbhelpers.selection import choose
+from nbhelpers.test_set import open_test_set
+
+PRICES = {"large_input": 3.0, "large_output": 12.0, "small_input": 0.25, "small_output": 1.0}
+TRAINING = {"test_set_size": 100, "train_set_size": 40, "train_set_increment": 40, "max_iters": 3}
+SHOWN = ["calls", "prompt_tokens", "completion_tokens", "dollars"]
+
+
+@contextlib.contextmanager
+def serve(oracle: Path, data: Path) -> Iterator[str]:
+    command = [sys.executable, str(oracle), "--data", str(data), "--latency", "0.05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def measure(data: Path, url: str, folder: Path) -> tuple[Plan, int, list[dict[str, Any]]]:
+    task = json.loads((data / "task.json").read_text("utf-8"))
+    rows = [json.loads(line) for line in (data / "data.jsonl").open(encoding="utf-8")]
+    (folder / "texts").mkdir()
+    lines = [json.dumps({"text": row["text"]}) + "\n" for row in rows if row["split"] == "train"][:1000]
+    (folder / "texts" / "texts.jsonl").write_text("".join(lines), "utf-8")
+    api = {
+        f"{size}_{name}": value for size in ("large", "small") for name, value in [("model", size), ("base_url", url)]
+    }
+    config = parse_config(
+        {
+            "api": api,
+            "classification": {"classes": [c["name"] for c in task["classes"]], "desc": task["task"]},
+            "path": {"input_dir": str(folder / "texts"), "output_dir": str(folder / "out")},
+            "training": {**TRAINING, "selection": "random"},
+            "cost": {f"cost_per_million_{name}": price for name, price in PRICES.items()},
+        }
+    )
+    run = RunFolder(config.path.output_dir)
+    ingest(config, run)
+    with LabelStore(run.labels) as store:
+        plan, used = make_plan(config, run, store), []
+        probes = int(store.usage()["calls"].sum())
+
+        def note(size: str) -> None:
+            now = store.usage().set_index("size")[["calls", "prompt_tokens", "completion_tokens"]]
+            more = (now - before).loc[size].to_dict()
+            sent, received = PRICES[f"{size}_input"], PRICES[f"{size}_output"]
+            used.append(
+                {**more, "dollars": (more["prompt_tokens"] * sent + more["completion_tokens"] * received) / 1e6}
+            )
+
+        def ask(chunks: pd.DataFrame, size: Any) -> pd.DataFrame:
+            return label_chunks(chunks, size=size, rules=rules, config=config, store=store)
+
+        def seen() -> pd.DataFrame:
+            return store.usage().set_index("size")[["calls", "prompt_tokens", "completion_tokens"]]
+
+        before = seen()
+        rules = make_rules(config, run, store).text
+        note("large")
+        test, pool = open_test_set(config, run)
+        before = seen()
+        labels = ask(test, "large")
+        note("large")
+        before = seen()
+        compare_llms(labels, rules=rules, config=config, run=run, store=store)
+        note("small")
+        free = pool.chunks
+        for i in range(TRAINING["max_iters"]):
+            n = TRAINING["train_set_increment"] if i else TRAINING["train_set_size"]
+            chosen = choose(free, n=n, seed=config.system.seed, strategy="random", probabilities=None)["chunk_id"]
+            before = seen()
+            ask(free.set_index("chunk_id").loc[chosen].reset_index(), "small")
+            note("small")
+            free = free[~free["chunk_id"].isin(set(chosen))]
+    return plan, probes, used
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--oracle", type=Path, required=True)
+    options = parser.parse_args()
+    for data in options.data:
+        with serve(options.oracle, data) as url, tempfile.TemporaryDirectory() as folder:
+            plan, probes, used = measure(data, url, Path(folder))
+        rows = plan.table.iloc[:-1]
+        print(f"\n{data.name}: {probes} probe calls; planned / used\n")
+        for row, really in zip(rows.to_dict("records"), used, strict=True):
+            name = row["stage"] + (f" {row['iteration']}" if pd.notna(row["iteration"]) else "")
+            off = max(abs(row[key] - really[key]) / really[key] if really[key] else float(row[key]) for key in SHOWN)
+            pairs = "  ".join(
+                f"{row[key]:9,.{4 * (key == 'dollars')}f} /{really[key]:9,.{4 * (key == 'dollars')}f}" for key in SHOWN
+            )
+            print(f"  {name:26}{pairs}   {100 * off:5.1f} %")
+
+
+if __name__ == "__main__":
+    main()
