@@ -421,7 +421,7 @@ meta_datagen:
     lines = (case.output / "classifiers" / "meta_datagen" / "meta_dataset.jsonl").read_text("utf-8").splitlines()
     kinds = [json.loads(line)["detail_key"] for line in lines]
     assert kinds.count("rules_creation_details") == 1
-    assert kinds.count("label_details") == 10 + 10 + case.report["iterations"][-1]["labels"]
+    assert kinds.count("label_details") == 10 + case.report["iterations"][-1]["labels"]
     assert "not found" in (case.output / "notebooks" / "02_rules.ipynb").read_text("utf-8")
 
 
