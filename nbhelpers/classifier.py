@@ -16,9 +16,7 @@ import platform
 import random
 import shutil
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,22 +24,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from nbhelpers import encoder
 from nbhelpers.errors import ClassifierError, ConfigError
-from nbhelpers.models import fastest_dtype
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
 Progress = Callable[[int, int], None]  # called with (done, total): steps in `fit`, texts in `predict_proba`
 
 RECIPE = 3  # raise it when equal settings would train a different classifier than before
-LONGEST = 512  # tokens
-TOKENS_PER_BATCH, TEXTS_PER_BATCH, TEXTS_PER_BLOCK = 4096, 128, 8192  # in prediction
 EXACT_TEXTS = 1000  # up to so many are predicted in float32, for the same figures as plain transformers gives
 UNSURE = 0.1  # margin between the two likeliest classes; bfloat16 moved a probability by 0.02 at most, measured
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
 IMBALANCED = 3  # `balance: auto` weights classes from this ratio of the most to the least frequent
-OFFSET_POSITIONS = ("roberta", "camembert", "mpnet", "data2vec-text", "ibert", "luke", "xmod")
 
 
 @dataclass(frozen=True)
@@ -59,7 +54,7 @@ class TrainingSettings:
     head_learning_rate: float = 1e-3
     warmup_ratio: float = 0.1
     weight_decay: float = 0.01
-    max_tokens: int = LONGEST  # of a text in prediction
+    max_tokens: int = encoder.LONGEST  # of a text in prediction
     train_tokens: int = 256  # of a text in training: its end costs more time than it teaches
     batch_tokens: int = 2048  # long texts come in smaller batches, of 4 texts at least
     label_smoothing: float = 0.0
@@ -102,14 +97,14 @@ class Classifier:
         Returns:
             One row a text, one column a class in the order of `classes`; a row sums to 1.
         """
-        low_precision = len(texts) > EXACT_TEXTS and _bfloat16_pays(self.model.device)
+        low_precision = len(texts) > EXACT_TEXTS and encoder.bfloat16_pays(self.model.device)
         proba = np.empty((len(texts), len(self.classes)), dtype=np.float32)
         done = 0
-        with _quiet():
-            for start in range(0, len(texts), TEXTS_PER_BLOCK):  # bounds the memory that token ids take
-                tokens = _encode(self.tokenizer, texts[start : start + TEXTS_PER_BLOCK], self._limit)
+        with encoder.quiet():
+            for start in range(0, len(texts), encoder.TEXTS_PER_BLOCK):  # bounds the memory that token ids take
+                tokens = encoder.encode(self.tokenizer, texts[start : start + encoder.TEXTS_PER_BLOCK], self._limit)
                 block = proba[start : start + len(tokens)]  # a view: what is written here is written to proba
-                for rows in _token_batches([len(ids) for ids in tokens]):
+                for rows in encoder.token_batches([len(ids) for ids in tokens]):
                     block[rows] = self._softmax([tokens[row] for row in rows], low_precision)
                     if low_precision:
                         two_best = np.sort(block[rows], axis=1)[:, -2:]
@@ -133,7 +128,7 @@ class Classifier:
             for left_over in (part, old):
                 shutil.rmtree(left_over, ignore_errors=True)
             part.mkdir(parents=True)
-            with _quiet():
+            with encoder.quiet():
                 self.model.save_pretrained(part)
                 self.tokenizer.save_pretrained(part)
             (part / "training.json").write_text(json.dumps(self.training, indent=1, ensure_ascii=False), "utf-8")
@@ -161,7 +156,7 @@ class Classifier:
         if not (folder / "config.json").is_file():
             raise ClassifierError(f"there is no classifier in {folder}. Run 04_train first.")
         try:
-            with _quiet():
+            with encoder.quiet():
                 model, report = AutoModelForSequenceClassification.from_pretrained(
                     folder, dtype="float32", output_loading_info=True, local_files_only=True
                 )
@@ -173,17 +168,17 @@ class Classifier:
         if report["missing_keys"]:
             raise ClassifierError(f"{folder} has no trained head: give a folder that 04_train wrote.")
         classes = [model.config.id2label[i] for i in range(model.config.num_labels)]
-        return cls(classes, model.to(_device()).eval(), tokenizer, training)
+        return cls(classes, model.to(encoder.best_device()).eval(), tokenizer, training)
 
     @property
     def _limit(self) -> int:
-        return _limit(self.model.config, self.tokenizer)
+        return encoder.reads_at_most(self.model.config, self.tokenizer)
 
     def _softmax(self, tokens: list[list[int]], low_precision: bool) -> np.ndarray[Any, Any]:
         import torch
 
-        with torch.inference_mode(), _autocast(self.model.device, low_precision):
-            logits = self.model(**_padded(self.tokenizer, tokens, self.model.device)).logits
+        with torch.inference_mode(), encoder.autocast(self.model.device, low_precision):
+            logits = self.model(**encoder.padded(self.tokenizer, tokens, self.model.device)).logits
         proba: np.ndarray[Any, Any] = logits.float().softmax(-1).cpu().numpy()
         return proba
 
@@ -215,15 +210,15 @@ def fit(
     _check(texts, labels, classes)
     started = time.perf_counter()
     place = {name: i for i, name in enumerate(classes)}
-    device = _device()
-    low_precision = _bfloat16_pays(device)
+    device = encoder.best_device()
+    low_precision = encoder.bfloat16_pays(device)
     table = describe_balance({name: list(labels).count(name) for name in classes}, settings.balance)
-    with _quiet(), torch.random.fork_rng():
+    with encoder.quiet(), torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model, tokenizer = _new_model(base_model, classes)
-        tokenizer.model_max_length = min(settings.max_tokens, _limit(model.config, tokenizer))
+        tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
         model.to(device).train()
-        tokens = _encode(tokenizer, texts, min(settings.train_tokens, tokenizer.model_max_length))
+        tokens = encoder.encode(tokenizer, texts, min(settings.train_tokens, tokenizer.model_max_length))
         long = max(1, int(np.quantile([len(ids) for ids in tokens], 0.9)))
         size = min(settings.batch_size, max(4, settings.batch_tokens // long))
         steps = replace(settings, batch_size=size).steps(len(texts))
@@ -233,8 +228,8 @@ def fit(
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_then_down(steps, settings.warmup_ratio))
         batches = _train_batches([len(ids) for ids in tokens], size, random.Random(settings.seed))
         for step, rows in zip(range(1, steps + 1), batches, strict=False):
-            with _autocast(device, low_precision):
-                logits = model(**_padded(tokenizer, [tokens[row] for row in rows], device)).logits
+            with encoder.autocast(device, low_precision):
+                logits = model(**encoder.padded(tokenizer, [tokens[row] for row in rows], device)).logits
             losses = torch.nn.functional.cross_entropy(
                 logits.float(), targets[rows], reduction="none", label_smoothing=settings.label_smoothing
             )
@@ -283,30 +278,6 @@ def describe_balance(counts: Mapping[str, int], balance: str) -> pd.DataFrame:
     return pd.DataFrame({"class": list(counts), "texts": texts.astype(int), "share": shares, "weight": weights})
 
 
-def token_lengths(texts: Sequence[str], base_model: Path | str) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Length of each text in the model's tokens, special ones included, nothing cut.
-
-    Raises:
-        ClassifierError: the tokenizer cannot be loaded.
-    """
-    lengths: list[int] = []
-    with _quiet():
-        tokenizer = _load("AutoTokenizer", base_model)
-        for start in range(0, len(texts), TEXTS_PER_BLOCK):
-            lengths += map(len, _encode(tokenizer, texts[start : start + TEXTS_PER_BLOCK], None))
-    return np.array(lengths, dtype=np.int64)
-
-
-def token_limit(base_model: Path | str) -> int:
-    """The most tokens that a classifier on this encoder reads, special ones included; at most 512.
-
-    Raises:
-        ClassifierError: config or tokenizer cannot be loaded.
-    """
-    with _quiet():
-        return _limit(_load("AutoConfig", base_model), _load("AutoTokenizer", base_model))
-
-
 def _check(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:
     if len(texts) == 0:
         raise ClassifierError("there are no labelled texts to train on: label some first.")
@@ -319,20 +290,8 @@ def _check(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) 
         raise ClassifierError(f"labels {sorted(map(str, unknown))} are not among the classes {list(classes)}.")
 
 
-def _load(auto_class: str, base_model: Path | str, **options: Any) -> Any:
-    import transformers
-
-    try:
-        return getattr(transformers, auto_class).from_pretrained(base_model, **options)
-    except Exception as error:  # see Classifier.load
-        raise ClassifierError(
-            f"{base_model} cannot be loaded as a text encoder ({error}). Set training.model_path to one such as "
-            "'distilbert/distilbert-base-uncased'."
-        ) from error
-
-
 def _new_model(base_model: Path | str, classes: Sequence[str]) -> tuple[Any, Any]:
-    config = _load(
+    config = encoder.load(
         "AutoConfig",
         base_model,
         id2label=dict(enumerate(classes)),
@@ -340,11 +299,13 @@ def _new_model(base_model: Path | str, classes: Sequence[str]) -> tuple[Any, Any
         problem_type="single_label_classification",
     )
     options = {"config": config, "dtype": "float32", "ignore_mismatched_sizes": True}  # it may have had another head
-    if _device().type == "cpu":
+    if encoder.best_device().type == "cpu":
         options["attn_implementation"] = (
             "eager"  # on the CPU its backward pass is a quarter to a third faster than sdpa's
         )
-    return _load("AutoModelForSequenceClassification", base_model, **options), _load("AutoTokenizer", base_model)
+    return encoder.load("AutoModelForSequenceClassification", base_model, **options), encoder.load(
+        "AutoTokenizer", base_model
+    )
 
 
 def _parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, Any]]:
@@ -388,78 +349,7 @@ def _train_batches(lengths: Sequence[int], size: int, rng: random.Random) -> Ite
         yield from batches
 
 
-def _token_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
-    """Every row once, the longest first (so that the time left is never underestimated), about equal work a batch."""
-    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
-    while order:
-        size = min(TEXTS_PER_BATCH, max(1, TOKENS_PER_BATCH // max(1, lengths[order[0]])))
-        yield order[:size]
-        order = order[size:]
-
-
-def _limit(config: Any, tokenizer: Any) -> int:
-    positions = getattr(config, "max_position_embeddings", None) or LONGEST
-    if any(name in config.model_type for name in OFFSET_POSITIONS):
-        positions -= (config.pad_token_id or 0) + 1  # positions are counted from after the padding token's id
-    return int(min(LONGEST, positions if positions > 0 else LONGEST, tokenizer.model_max_length))
-
-
-def _encode(tokenizer: Any, texts: Sequence[str], limit: int | None) -> list[list[int]]:
-    ids: list[list[int]] = tokenizer(
-        list(texts),
-        truncation=limit is not None,
-        max_length=limit,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )["input_ids"]
-    return ids
-
-
-def _padded(tokenizer: Any, tokens: list[list[int]], device: Any) -> Any:
-    return tokenizer.pad({"input_ids": tokens}, return_tensors="pt").to(device)
-
-
-def _device() -> torch.device:
-    import torch
-
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _bfloat16_pays(device: torch.device) -> bool:
-    import torch
-
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return fastest_dtype() is torch.bfloat16
-
-
-def _autocast(device: torch.device, low_precision: bool) -> torch.autocast:
-    import torch
-
-    return torch.autocast(device.type, torch.bfloat16, enabled=low_precision)
-
-
 def _version() -> str:
     import transformers
 
     return str(transformers.__version__)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """No bars and warnings of transformers ("some weights were not initialized" is what we want); then as before."""
-    import transformers
-
-    logging: Any = transformers.utils.logging
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()

@@ -17,19 +17,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nbhelpers.classifier import (
-    TEXTS_PER_BLOCK,
-    TrainingSettings,
-    _autocast,
-    _bfloat16_pays,
-    _device,
-    _encode,
-    _limit,
-    _load,
-    _padded,
-    _quiet,
-    _token_batches,
-)
+from nbhelpers import encoder
+from nbhelpers.classifier import TrainingSettings
 from nbhelpers.errors import RunFolderError
 from nbhelpers.models import find_model
 from nbhelpers.progress import progress_bar
@@ -81,19 +70,19 @@ def _read(run: RunFolder) -> dict[str, Features]:
 def _compute(texts: list[str], base_model: Path) -> Features:
     import torch
 
-    with _quiet(), progress_bar(len(texts), desc="features of the texts", unit="text") as bar:
-        device = _device()
-        tokenizer = _load("AutoTokenizer", base_model)
-        model = _load("AutoModel", base_model, dtype="float32").to(device).eval()
-        limit = min(MAX_TOKENS, _limit(model.config, tokenizer))
-        low_precision = _bfloat16_pays(device)
+    with encoder.quiet(), progress_bar(len(texts), desc="features of the texts", unit="text") as bar:
+        device = encoder.best_device()
+        tokenizer = encoder.load("AutoTokenizer", base_model)
+        model = encoder.load("AutoModel", base_model, dtype="float32").to(device).eval()
+        limit = min(MAX_TOKENS, encoder.reads_at_most(model.config, tokenizer))
+        low_precision = encoder.bfloat16_pays(device)
         blocks = []
-        for start in range(0, len(texts), TEXTS_PER_BLOCK):
-            tokens = _encode(tokenizer, texts[start : start + TEXTS_PER_BLOCK], limit)
+        for start in range(0, len(texts), encoder.TEXTS_PER_BLOCK):
+            tokens = encoder.encode(tokenizer, texts[start : start + encoder.TEXTS_PER_BLOCK], limit)
             block = np.empty((len(tokens), model.config.hidden_size), dtype=np.float32)
-            for rows in _token_batches([len(ids) for ids in tokens]):
-                batch = _padded(tokenizer, [tokens[row] for row in rows], device)
-                with torch.inference_mode(), _autocast(device, low_precision):
+            for rows in encoder.token_batches([len(ids) for ids in tokens]):
+                batch = encoder.padded(tokenizer, [tokens[row] for row in rows], device)
+                with torch.inference_mode(), encoder.autocast(device, low_precision):
                     states = model(**batch).last_hidden_state.float()
                 mask = batch["attention_mask"].unsqueeze(-1).float()
                 block[rows] = torch.nn.functional.normalize((states * mask).sum(1), dim=1).cpu().numpy()

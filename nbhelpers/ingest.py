@@ -14,9 +14,9 @@ from typing import Any
 import pandas as pd
 
 from nbhelpers.chunking import Chunk, chunk_id, cut, near_duplicate_groups, truncate
-from nbhelpers.classifier import token_lengths, token_limit
 from nbhelpers.config import Config
 from nbhelpers.documents import list_files, read_document
+from nbhelpers.encoder import token_lengths, token_limit
 from nbhelpers.errors import ConfigError, DocumentError
 from nbhelpers.models import find_model
 from nbhelpers.progress import progress_bar

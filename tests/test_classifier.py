@@ -10,10 +10,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_models import SOME_WORDS, tiny_bert, tiny_distilbert
+from tiny_models import SOME_WORDS, tiny_bert, tiny_distilbert, tiny_encoder
 
 from nbhelpers import classifier as module
-from nbhelpers.classifier import Classifier, TrainingSettings, describe_balance, fit, token_lengths, token_limit
+from nbhelpers import encoder as loading
+from nbhelpers.classifier import Classifier, TrainingSettings, describe_balance, fit
+from nbhelpers.encoder import token_lengths, token_limit
 from nbhelpers.errors import ClassifierError, ConfigError
 
 ODD_CLASSES = ["0", 'say "né", twice', "日本, 語"]
@@ -64,7 +66,7 @@ def saved(trained, tmp_path_factory):
 
 @pytest.fixture
 def no_bfloat16(monkeypatch):
-    monkeypatch.setattr(module, "fastest_dtype", lambda: torch.float32)
+    monkeypatch.setattr(loading, "fastest_dtype", lambda: torch.float32)
 
 
 def replaced(**changes):
@@ -79,27 +81,9 @@ def names(classifier, texts):
     return [classifier.classes[i] for i in classifier.predict_proba(texts).argmax(axis=1)]
 
 
-def other_encoder(kind, folder):
-    """A tiny encoder of another architecture, with the tokenizer of a tiny BERT."""
-    import transformers
-
-    tiny_bert(folder, VOCABULARY)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    shape = {"vocab_size": len(tokenizer), "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"intermediate_size": 128, "pad_token_id": 0, "max_position_embeddings": 40}
-    if kind == "ModernBert":
-        shape |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
-    if kind == "DebertaV2":
-        shape |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**shape)).save_pretrained(folder)
-    return folder
-
-
 def encoder(kind, folder):
     made = {"Bert": tiny_bert, "DistilBert": tiny_distilbert}
-    return made[kind](folder, VOCABULARY) if kind in made else other_encoder(kind, folder)
+    return made[kind](folder, VOCABULARY) if kind in made else tiny_encoder(kind, folder, VOCABULARY)
 
 
 @pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta", "DebertaV2", "ModernBert"])
@@ -276,9 +260,9 @@ def test_progress_counts_every_step_and_every_text(bert):
 def test_many_texts_keep_their_order_over_batches_and_blocks(trained, monkeypatch):
     texts = [*keyword_texts(150, seed=4)[0], "", LONG, *keyword_texts(20, seed=5)[0]]
     one_by_one = np.concatenate([trained.predict_proba([text]) for text in texts])
-    monkeypatch.setattr(module, "TEXTS_PER_BLOCK", 37)
-    monkeypatch.setattr(module, "TOKENS_PER_BATCH", 50)
-    monkeypatch.setattr(module, "TEXTS_PER_BATCH", 5)
+    monkeypatch.setattr(loading, "TEXTS_PER_BLOCK", 37)
+    monkeypatch.setattr(loading, "TOKENS_PER_BATCH", 50)
+    monkeypatch.setattr(loading, "TEXTS_PER_BATCH", 5)
     assert trained.predict_proba(texts) == pytest.approx(one_by_one, abs=1e-5)
 
 
@@ -288,7 +272,7 @@ def test_bfloat16_never_changes_a_decision(bert, monkeypatch):
     first, second, third = (words.split() for words in WORDS.values())
     texts = [f"{a} {b} {c}" for a in first for b in second for c in [*third, "the"]]
     exact = half.predict_proba(texts)
-    monkeypatch.setattr(module, "fastest_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(loading, "fastest_dtype", lambda: torch.bfloat16)
     assert (half.predict_proba(texts) == exact).all()  # so few texts are worth float32
     monkeypatch.setattr(module, "EXACT_TEXTS", 0)
     quick = half.predict_proba(texts)
@@ -382,30 +366,6 @@ def test_a_classifier_of_other_classes_can_be_the_base(saved):
         settings=FAST,
     )
     assert names(base, ["goal team"]) == ["is 0"]
-
-
-def test_token_lengths_count_special_tokens_and_cut_nothing(bert):
-    lengths = token_lengths(["", "goal", "goal goal zq", LONG], bert)
-    assert lengths.tolist() == [2, 3, 6, 722]
-    assert lengths.dtype.kind == "i"
-    assert token_lengths([], bert).shape == (0,)
-
-
-def test_token_limit_is_the_smallest_of_512_the_positions_and_the_tokenizers(bert, tmp_path):
-    assert token_limit(bert) == 512
-    assert token_limit(tiny_bert(tmp_path / "short", max_tokens=48)) == 48
-    roberta = other_encoder("Roberta", tmp_path / "roberta")
-    assert token_limit(roberta) == 39  # its positions start after the padding's, which is 0 here ...
-    config = json.loads((roberta / "config.json").read_text("utf-8"))
-    (roberta / "config.json").write_text(json.dumps({**config, "pad_token_id": 1, "max_position_embeddings": 514}))
-    assert token_limit(roberta) == 512  # ... and 1 in the real one
-    (roberta / "config.json").write_text(json.dumps({**config, "pad_token_id": 1}))
-    assert token_limit(roberta) == 38
-    assert token_limit(other_encoder("Electra", tmp_path / "electra")) == 40
-    config = json.loads((bert / "tokenizer_config.json").read_text("utf-8"))
-    folder = shutil.copytree(bert, tmp_path / "by_tokenizer")
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 99}))
-    assert token_limit(folder) == 99
 
 
 def test_importing_the_module_imports_neither_torch_nor_transformers():

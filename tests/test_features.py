@@ -8,6 +8,7 @@ import torch
 from tiny_models import tiny_bert, tiny_distilbert
 from transformers import AutoModel, AutoTokenizer
 
+from nbhelpers import encoder
 from nbhelpers import features as module
 from nbhelpers.errors import ClassifierError, ModelNotFoundError
 from nbhelpers.features import CACHE, MAX_TOKENS, features
@@ -32,7 +33,7 @@ def computed(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 @pytest.fixture
 def float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_bfloat16_pays", lambda device: False)
+    monkeypatch.setattr(encoder, "bfloat16_pays", lambda device: False)
 
 
 @pytest.mark.usefixtures("float32")
@@ -51,7 +52,7 @@ def test_rows_are_the_mean_of_the_last_layer_whatever_the_batch(tiny_base_model:
 def test_bfloat16_gives_nearly_the_same_rows_of_length_1(tiny_base_model: Path, monkeypatch: pytest.MonkeyPatch):
     both = []
     for pays in (False, True):
-        monkeypatch.setattr(module, "_bfloat16_pays", lambda device, pays=pays: pays)
+        monkeypatch.setattr(encoder, "bfloat16_pays", lambda device, pays=pays: pays)
         both.append(features(TEXTS, base_model=tiny_base_model))
     assert (both[0] != both[1]).any()
     assert (both[0] * both[1]).sum(axis=1) == pytest.approx(1, abs=1e-2)

@@ -143,3 +143,22 @@ def _save(model_class, config, tokenizer, folder: Path, *, seed: int = 0) -> Pat
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def tiny_encoder(kind: str, folder: Path, texts: Iterable[str]) -> Path:
+    """An encoder of another architecture, such as "Roberta", with the tokenizer of a tiny BERT."""
+    import torch
+    import transformers
+
+    tiny_bert(folder, texts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    shape = {"vocab_size": len(tokenizer), "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"intermediate_size": 128, "pad_token_id": 0, "max_position_embeddings": 40}
+    if kind == "ModernBert":
+        shape |= {"cls_token_id": 2, "sep_token_id": 3, "bos_token_id": 2, "eos_token_id": 3}
+    if kind == "DebertaV2":
+        shape |= {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "type_vocab_size": 0}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**shape)).save_pretrained(folder)
+    return folder

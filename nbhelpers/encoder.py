@@ -1,0 +1,143 @@
+"""A transformers text encoder as classifier and features use it: loaded, its texts as tokens, batches of equal work.
+
+What is trained on it, and what its output means, is not decided here. torch and transformers are imported when they are
+used, not before.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from nbhelpers.errors import ClassifierError
+from nbhelpers.models import fastest_dtype
+
+if TYPE_CHECKING:
+    import torch
+
+LONGEST = 512  # tokens
+TOKENS_PER_BATCH, TEXTS_PER_BATCH, TEXTS_PER_BLOCK = 4096, 128, 8192  # a block's token ids are held at once
+OFFSET_POSITIONS = ("roberta", "camembert", "mpnet", "data2vec-text", "ibert", "luke", "xmod")
+
+
+def token_lengths(texts: Sequence[str], base_model: Path | str) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Length of each text in the model's tokens, special ones included, nothing cut.
+
+    Raises:
+        ClassifierError: the tokenizer cannot be loaded.
+    """
+    lengths: list[int] = []
+    with quiet():
+        tokenizer = load("AutoTokenizer", base_model)
+        for start in range(0, len(texts), TEXTS_PER_BLOCK):
+            lengths += map(len, encode(tokenizer, texts[start : start + TEXTS_PER_BLOCK], None))
+    return np.array(lengths, dtype=np.int64)
+
+
+def token_limit(base_model: Path | str) -> int:
+    """The most tokens that a classifier on this encoder reads, special ones included; at most 512.
+
+    Raises:
+        ClassifierError: config or tokenizer cannot be loaded.
+    """
+    with quiet():
+        return reads_at_most(load("AutoConfig", base_model), load("AutoTokenizer", base_model))
+
+
+def load(auto_class: str, base_model: Path | str, **options: Any) -> Any:
+    """What `transformers.AUTO_CLASS.from_pretrained` gives.
+
+    Raises:
+        ClassifierError: it cannot be loaded.
+    """
+    import transformers
+
+    try:
+        return getattr(transformers, auto_class).from_pretrained(base_model, **options)
+    except Exception as error:  # transformers, tokenizers and safetensors raise their own, and bare, exceptions
+        raise ClassifierError(
+            f"{base_model} cannot be loaded as a text encoder ({error}). Set training.model_path to one such as "
+            "'distilbert/distilbert-base-uncased'."
+        ) from error
+
+
+def token_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
+    """Every row once, the longest first (so that the time left is never underestimated), about equal work a batch."""
+    order = sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True)
+    while order:
+        size = min(TEXTS_PER_BATCH, max(1, TOKENS_PER_BATCH // max(1, lengths[order[0]])))
+        yield order[:size]
+        order = order[size:]
+
+
+def reads_at_most(config: Any, tokenizer: Any) -> int:
+    """The most tokens that the encoder reads, special ones included."""
+    positions = getattr(config, "max_position_embeddings", None) or LONGEST
+    if any(name in config.model_type for name in OFFSET_POSITIONS):
+        positions -= (config.pad_token_id or 0) + 1  # positions are counted from after the padding token's id
+    return int(min(LONGEST, positions if positions > 0 else LONGEST, tokenizer.model_max_length))
+
+
+def encode(tokenizer: Any, texts: Sequence[str], limit: int | None) -> list[list[int]]:
+    """The token ids of each text, cut at its end to `limit` tokens."""
+    ids: list[list[int]] = tokenizer(
+        list(texts),
+        truncation=limit is not None,
+        max_length=limit,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )["input_ids"]
+    return ids
+
+
+def padded(tokenizer: Any, tokens: list[list[int]], device: Any) -> Any:
+    """Texts of one batch, as the model takes them."""
+    return tokenizer.pad({"input_ids": tokens}, return_tensors="pt").to(device)
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one."""
+    import torch
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def bfloat16_pays(device: torch.device) -> bool:
+    """Whether bfloat16 is faster there, as measured on a CPU."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return fastest_dtype() is torch.bfloat16
+
+
+def autocast(device: torch.device, low_precision: bool) -> torch.autocast:
+    """A context that computes in bfloat16, or changes nothing."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=low_precision)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars and warnings of transformers ("some weights were not initialized" is what we want); then as before."""
+    import transformers
+
+    logging: Any = transformers.utils.logging
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(verbosity)
+            if bars:
+                logging.enable_progress_bar()

@@ -1,0 +1,32 @@
+"""Encoders: how many tokens a text has, and how many are read."""
+
+import json
+import shutil
+
+from tiny_models import tiny_bert, tiny_encoder
+
+from nbhelpers.encoder import token_lengths, token_limit
+
+
+def test_token_lengths_count_special_tokens_and_cut_nothing(tiny_base_model):
+    lengths = token_lengths(["", "goal", "goal goal zq", "goal " * 700 + "rain " * 20], tiny_base_model)
+    assert lengths.tolist() == [2, 3, 6, 722]
+    assert lengths.dtype.kind == "i"
+    assert token_lengths([], tiny_base_model).shape == (0,)
+
+
+def test_token_limit_is_the_smallest_of_512_the_positions_and_the_tokenizers(tiny_base_model, tmp_path):
+    assert token_limit(tiny_base_model) == 512
+    assert token_limit(tiny_bert(tmp_path / "short", ["goal"], max_tokens=48)) == 48
+    roberta = tiny_encoder("Roberta", tmp_path / "roberta", ["goal"])
+    assert token_limit(roberta) == 39  # its positions start after the padding's, which is 0 here ...
+    config = json.loads((roberta / "config.json").read_text("utf-8"))
+    (roberta / "config.json").write_text(json.dumps({**config, "pad_token_id": 1, "max_position_embeddings": 514}))
+    assert token_limit(roberta) == 512  # ... and 1 in the real one
+    (roberta / "config.json").write_text(json.dumps({**config, "pad_token_id": 1}))
+    assert token_limit(roberta) == 38
+    assert token_limit(tiny_encoder("Electra", tmp_path / "electra", ["goal"])) == 40
+    config = json.loads((tiny_base_model / "tokenizer_config.json").read_text("utf-8"))
+    folder = shutil.copytree(tiny_base_model, tmp_path / "by_tokenizer")
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 99}))
+    assert token_limit(folder) == 99
