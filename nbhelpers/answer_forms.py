@@ -6,22 +6,13 @@ alone, never from a number that the model was asked for. Pure: no disk, network 
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
+
+from nbhelpers.completions import Token
 
 TOP_LOGPROBS = 20  # the most that OpenAI gives
-
-
-class Token(Protocol):
-    """One token of a reply; a chat.Token is one."""
-
-    @property
-    def text(self) -> str: ...
-    @property
-    def logprob(self) -> float: ...
-    @property
-    def alternatives(self) -> Mapping[str, float]: ...
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,14 @@
 """LLMs behind an OpenAI-compatible endpoint: asked concurrently, with retries, and errors that say what to do.
 
-The only module that knows the openai package. It sends prompts and returns replies as they are; what a reply means
-(replies.py), and that nothing is paid for twice (label_store.py), is not its concern. All retries are made here, not in
+The only module that calls the openai package. It sends prompts and returns replies as they are; what an endpoint's
+answer holds (completions.py), what a reply means (replies.py), and that nothing is paid for twice (label_store.py), is
+not its concern. All retries are made here, not in
 the openai client, so that a reply which is no JSON is retried like a lost connection and the waits have one limit.
 """
 
 import asyncio
 import contextlib
 import contextvars
-import email.utils
 import json
 import random
 import re
@@ -23,6 +23,17 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 import openai
 
+from nbhelpers.completions import (
+    Reply,
+    as_reply,
+    cause_of,
+    details_of,
+    estimate_tokens,
+    message_of,
+    retry_after,
+    used_tokens,
+    without_answer,
+)
 from nbhelpers.errors import CallFailedError, ChatError, ChatRefusedError, EndpointError
 from nbhelpers.prompt_files import Message, as_completion
 from nbhelpers.throttle import Throttle
@@ -48,40 +59,7 @@ _NOT_TAKEN = re.compile(
 _OUT_OF_CREDIT = re.compile(
     r"insufficient_quota|billing|exceeded your current quota|insufficient (?:credit|balance)", re.I
 )
-_FILTERED = re.compile(r"content_filter|content_policy|content management policy", re.IGNORECASE)
-_TOO_LONG = re.compile(
-    r"context_length|context (?:length|window|size)|too many tokens|prompt is too long", re.IGNORECASE
-)
-_CUT_OFF = re.compile(r"could not finish the message|max_tokens or model output limit was reached", re.IGNORECASE)
 _KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key|Bearer)[-_ ][\w.*-]{6,}|\S*\*{3,}\S*")
-
-
-@dataclass(frozen=True)
-class Token:
-    """One token of a reply: its text, log-probability, and the likeliest tokens in its place (itself among them)."""
-
-    text: str
-    logprob: float
-    alternatives: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Reply:
-    """What an endpoint answered.
-
-    `finish_reason` is the endpoint's word ("stop", "length", "content_filter"), or ours where it refused this one
-    prompt: "context_length" (too long), "not_taken" (with the `extra` parameters that came with it) or "refused".
-    Tokens are counted as four characters each where it does not tell, and include replies that had to be thrown away.
-    `seconds` is the time of the last request, without waits and retries. `tokens` are there where they were asked for
-    and given.
-    """
-
-    text: str | None
-    finish_reason: str | None
-    prompt_tokens: int
-    completion_tokens: int
-    seconds: float
-    tokens: Sequence[Token] | None = None
 
 
 @dataclass(frozen=True)
@@ -243,7 +221,7 @@ class ApiChat:
             except openai.APIConnectionError as error:
                 if attempt == attempts:
                     raise self._gave_up(
-                        _Trouble(self._clean(_cause(error)), unreachable=True), attempt, started
+                        _Trouble(self._clean(cause_of(error)), unreachable=True), attempt, started
                     ) from None
                 await asyncio.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
                 continue
@@ -266,7 +244,7 @@ class ApiChat:
             try:
                 body = await self._post(messages, sent)
             except openai.APIStatusError as error:
-                reply = _without_answer(error, time.monotonic() - asked)
+                reply = without_answer(error, time.monotonic() - asked)
                 if reply is not None:
                     return reply, nothing
                 if self._gives_up_parameter(error, {name: sent[name] for name in sent if name not in extra}):
@@ -279,20 +257,20 @@ class ApiChat:
                     return Reply(None, "refused", 0, 0, time.monotonic() - asked), nothing  # others were taken
                 if refusal is not None:
                     raise refusal from None
-                wait = _retry_after(error.response.headers.get("retry-after"))
-                problem = f"{error.status_code}: {self._clean(_message(error))}"
+                wait = retry_after(error.response.headers.get("retry-after"))
+                problem = f"{error.status_code}: {self._clean(message_of(error))}"
                 return _Trouble(problem, wait, too_many=error.status_code == 429), nothing
             except openai.APITimeoutError:  # it may well have been worked on, and billed
-                lost = (_estimate(messages), self.settings.max_tokens or 0)
+                lost = (estimate_tokens(messages), self.settings.max_tokens or 0)
                 return _Trouble(f"no answer within {self.settings.timeout_seconds:g} s"), lost
             except openai.APIConnectionError as error:
                 never_sent = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")  # of httpx
-                lost = nothing if never_sent else (_estimate(messages), 0)
-                return _Trouble(self._clean(_cause(error)), unreachable=True), lost
-            reply = _as_reply(body, messages, time.monotonic() - asked)
+                lost = nothing if never_sent else (estimate_tokens(messages), 0)
+                return _Trouble(self._clean(cause_of(error)), unreachable=True), lost
+            reply = as_reply(body, messages, time.monotonic() - asked)
             if reply is not None:
                 return reply, nothing
-            return _Trouble(f"it did not send a chat completion but {self._clean(body)!r}"), _usage(body)
+            return _Trouble(f"it did not send a chat completion but {self._clean(body)!r}"), used_tokens(body)
 
     async def _post(self, messages: Sequence[Message], parameters: Mapping[str, Any]) -> str:
         """The body of the answer as text: read here, not by the client, as not every server sends what it should.
@@ -308,7 +286,7 @@ class ApiChat:
 
     def _gives_up_parameter(self, error: openai.APIStatusError, sent: Mapping[str, Any]) -> bool:
         """Whether the endpoint refused a parameter that can be left out (or renamed); from now on it is."""
-        text = _details(error)
+        text = details_of(error)
         if error.status_code not in (400, 422) or not _NOT_TAKEN.search(text):
             return False
         # "stop" is an English word too, so a name counts in quotes only, or where it is a word of its own with a "_".
@@ -327,9 +305,9 @@ class ApiChat:
 
     def _refusal(self, error: openai.APIStatusError) -> ChatRefusedError | None:
         """The error to raise where asking again would not help, else None."""
-        ask, status, said = self.settings, error.status_code, self._clean(_message(error))
+        ask, status, said = self.settings, error.status_code, self._clean(message_of(error))
         key, model = ask.key("api_key"), ask.model
-        if status == 402 or (status in (403, 429) and _OUT_OF_CREDIT.search(_details(error))):
+        if status == 402 or (status in (403, 429) and _OUT_OF_CREDIT.search(details_of(error))):
             problem, remedy = f"has no credit left for the model {model} ({said})", f"Add credit for {key}"
         elif status in RETRIED or status >= 500:
             return None
@@ -338,7 +316,7 @@ class ApiChat:
             remedy = f"Check {key}"
         elif status == 403:
             problem, remedy = f"refuses access to the model {model} ({said})", f"Check that {key} may use it"
-        elif status == 404 and "model" in _details(error).lower():
+        elif status == 404 and "model" in details_of(error).lower():
             problem, remedy = f"does not know the model {model} ({said})", f"Check {ask.key('model')}"
         elif status in (404, 405) or status < 400:
             problem = f"is no endpoint for the model {model} ({status})"
@@ -418,105 +396,9 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
         raise
 
 
-def _as_reply(body: str, messages: Sequence[Message], seconds: float) -> Reply | None:
-    """The reply in an answer's body, None if there is none in it."""
-    try:
-        choice = json.loads(body)["choices"][0]
-        message = choice["message"] if "message" in choice else {"content": choice["text"]}
-        text = message.get("content")
-        if isinstance(text, list):
-            text = "".join(part.get("text") or "" for part in text)
-        if text is None:
-            text = message.get("refusal")
-        if text is not None:  # half a surrogate pair can be escaped in JSON, but not stored as UTF-8
-            text = text.encode("utf-8", "replace").decode("utf-8")
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return None
-    used = _usage(body)
-    return Reply(
-        text=text,
-        finish_reason=choice.get("finish_reason"),
-        prompt_tokens=used[0] or _estimate(messages),
-        completion_tokens=used[1] or (len(text) // 4 + 1 if text else 0),
-        seconds=seconds,
-        tokens=_tokens(choice),
-    )
-
-
-def _tokens(choice: Mapping[str, Any]) -> list[Token] | None:
-    """The log-probabilities in an answer, None where there are none in the form of chat completions."""
-    try:
-        return [
-            Token(
-                str(entry["token"]),
-                float(entry["logprob"]),
-                {str(other["token"]): float(other["logprob"]) for other in entry.get("top_logprobs") or []},
-            )
-            for entry in choice["logprobs"]["content"]
-        ]
-    except (LookupError, TypeError, ValueError, AttributeError):
-        return None
-
-
-def _estimate(messages: Sequence[Message]) -> int:
-    """Tokens of a prompt, at four characters each."""
-    return sum(len(turn["content"]) for turn in messages) // 4 + 1
-
-
-def _without_answer(error: openai.APIStatusError, seconds: float) -> Reply | None:
-    """A reply without text where the endpoint refuses this one prompt, not the request as such."""
-    if error.status_code not in (400, 413, 422):
-        return None
-    text = _details(error)
-    for reason, pattern in (("content_filter", _FILTERED), ("context_length", _TOO_LONG), ("length", _CUT_OFF)):
-        if pattern.search(text):
-            return Reply(None, reason, 0, 0, seconds)
-    return None
-
-
 def _with_tokens(reply: Reply, prompt_tokens: int, completion_tokens: int) -> Reply:
     return replace(
         reply,
         prompt_tokens=reply.prompt_tokens + prompt_tokens,
         completion_tokens=reply.completion_tokens + completion_tokens,
     )
-
-
-def _usage(body: str) -> tuple[int, int]:
-    try:
-        usage = json.loads(body)["usage"]
-        return int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        return 0, 0
-
-
-def _retry_after(value: str | None) -> float:
-    """Seconds to wait at least, from a Retry-After header: a number, or a date."""
-    if value is None:
-        return 0.0
-    try:
-        seconds = float(value)
-    except ValueError:
-        try:
-            seconds = email.utils.parsedate_to_datetime(value).timestamp() - time.time()
-        except (ValueError, TypeError):
-            return 0.0
-    return max(0.0, seconds) if seconds == seconds else 0.0
-
-
-def _message(error: openai.APIStatusError) -> str:
-    body = error.body
-    if isinstance(body, Mapping):
-        inner = body.get("error", body)
-        message = (inner.get("message") or inner.get("detail")) if isinstance(inner, Mapping) else inner
-        return str(message or json.dumps(body))
-    return str(body or "no reason given")
-
-
-def _details(error: openai.APIStatusError) -> str:
-    return f"{error.code} {json.dumps(error.body, ensure_ascii=False, default=str)}".replace('\\"', '"')
-
-
-def _cause(error: openai.APIConnectionError) -> str:
-    """What went wrong with a connection, such as "All connection attempts failed"."""
-    return str(error.__cause__ or "") or type(error.__cause__ or error).__name__

@@ -16,13 +16,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from nbhelpers.errors import RunFolderError
 from nbhelpers.prompt_files import Message
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from nbhelpers.completions import Reply
 
 SCHEMA_VERSION = 2
 _SCHEMA = """
@@ -45,19 +47,6 @@ CREATE TABLE IF NOT EXISTS findings (name TEXT PRIMARY KEY, value TEXT NOT NULL)
 """
 _KEYS_PER_QUERY = 500
 _BUSY_SECONDS = 30.0
-
-
-class Usage(Protocol):
-    """What a call used; a chat.Reply is one."""
-
-    @property
-    def text(self) -> str | None: ...
-    @property
-    def prompt_tokens(self) -> int: ...
-    @property
-    def completion_tokens(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -155,7 +144,7 @@ class LabelStore:
         scores: Sequence[float] | None = None,
         confidence: float | None = None,
         reply: str | None = None,
-        usage: Usage | None = None,
+        usage: "Reply | None" = None,
     ) -> None:
         """Stores an answer and the call that brought it, both or neither; it is safe once this returns.
 
@@ -194,7 +183,7 @@ class LabelStore:
         model: str,
         reason: str,
         chunk_id: str | None = None,
-        usage: Usage | None = None,
+        usage: "Reply | None" = None,
     ) -> None:
         """Stores a call whose reply was no answer, with what it cost, why it failed, and the reply in `usage`."""
         reply = None if usage is None else usage.text
@@ -406,7 +395,7 @@ class LabelStore:
         return error
 
 
-def _used(usage: Usage | None) -> tuple[int, int, float]:
+def _used(usage: "Reply | None") -> tuple[int, int, float]:
     if usage is None:
         return 0, 0, 0.0
     return int(usage.prompt_tokens), int(usage.completion_tokens), float(usage.seconds)

@@ -20,7 +20,8 @@ import pandas as pd
 
 from nbhelpers.answer_forms import AnswerForm, label_probabilities
 from nbhelpers.audit import compare_raters
-from nbhelpers.chat import ApiChat, Reply, run_async
+from nbhelpers.chat import ApiChat, run_async
+from nbhelpers.completions import Reply
 from nbhelpers.config import Config, Size
 from nbhelpers.errors import BudgetError, CallFailedError, LabelError, NbhelpersError
 from nbhelpers.label_store import Answer, LabelStore, answer_key

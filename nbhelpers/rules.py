@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from nbhelpers.chat import ApiChat, Reply, run_async
+from nbhelpers.chat import ApiChat, run_async
+from nbhelpers.completions import Reply
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ConfigError
 from nbhelpers.label_store import LabelStore, answer_key

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from nbhelpers.answer_forms import AnswerForm, label_probabilities
-from nbhelpers.chat import Token
+from nbhelpers.completions import Token
 
 CLASSES = ["sport", "sport news", "politics"]
 

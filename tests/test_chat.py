@@ -14,7 +14,8 @@ import pytest
 from chat_server import BAD_JSON, DROP, NO_CHOICES, WEB_PAGE, ChatServer, Fault, Said, keyword_labeller
 
 from nbhelpers import chat
-from nbhelpers.chat import ApiChat, ChatSettings, Reply, run_async
+from nbhelpers.chat import ApiChat, ChatSettings, run_async
+from nbhelpers.completions import Reply
 from nbhelpers.errors import ChatRefusedError, EndpointError
 from nbhelpers.prompt_files import Message
 
@@ -161,12 +162,6 @@ def test_waits_grow_and_retry_after_is_honoured(monkeypatch: pytest.MonkeyPatch)
     assert waits[1] >= 0.2
     assert waits[2] >= 0.5
     assert waits[3] >= 0.8  # the fourth wait of its own accord
-
-
-def test_retry_after_may_be_a_date() -> None:
-    assert chat._retry_after("Wed, 21 Oct 2015 07:28:00 GMT") == 0.0
-    assert chat._retry_after("Wed, 21 Oct 2099 07:28:00 GMT") > 1e6
-    assert [chat._retry_after(value) for value in (None, "soon", "nan", "-1", "2.5")] == [0.0, 0.0, 0.0, 0.0, 2.5]
 
 
 def test_an_endpoint_that_wants_an_hour_is_given_up_at_once() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from chat_server import DROP, ChatServer, Fault, keyword_labeller
 
-from nbhelpers.chat import STOP, Reply
+from nbhelpers.chat import STOP
+from nbhelpers.completions import Reply
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatRefusedError, ConfigError, EndpointError, ModelNotFoundError
 from nbhelpers.label_store import LabelStore
