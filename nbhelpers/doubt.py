@@ -59,9 +59,9 @@ def doubt(
     return _examine(features, labels, confidence, classes, seed)[1]
 
 
-def most_doubtful(doubt: Floats, share: float) -> Integers:
-    """Indices of this share of the texts, most doubtful first, ties by index. Example: 10 texts, 0.25 -> 2 of them."""
-    return send_to_large(doubt, np.zeros(len(doubt), dtype=bool), share)
+def large_quota(labels: int, share: float) -> int:
+    """How many of so many labels the large LLM may give. Example: 10 labels, 0.25 -> 2."""
+    return int(share * labels + 1e-9)  # 0.29 * 100 is 28.999...
 
 
 def send_to_large(doubt: Floats, already_large: Truths, share: float) -> Integers:
@@ -74,7 +74,7 @@ def send_to_large(doubt: Floats, already_large: Truths, share: float) -> Integer
     Returns:
         Indices, most doubtful first, ties by index. Example: 80 labels, 10 of them large, share 0.25 -> 10 indices.
     """
-    quota = int(share * len(doubt) + 1e-9) - int(np.sum(already_large))  # 0.29 * 100 is 28.999...
+    quota = large_quota(len(doubt), share) - int(np.sum(already_large))
     order = np.argsort(-np.asarray(doubt), kind="stable")
     return np.asarray(order[~np.asarray(already_large)[order]][: max(0, quota)], dtype=np.int64)
 

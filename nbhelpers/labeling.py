@@ -24,8 +24,8 @@ from nbhelpers.chat import ApiChat, run_async
 from nbhelpers.completions import Reply
 from nbhelpers.config import Config, Size
 from nbhelpers.errors import BudgetError, CallFailedError, LabelError, NbhelpersError
-from nbhelpers.label_store import Answer, LabelStore, answer_key
-from nbhelpers.llms import chat_settings, parameters
+from nbhelpers.label_store import Answer, LabelStore
+from nbhelpers.llms import chat_settings, stored_under
 from nbhelpers.local_llm import LocalLLM, center_scores
 from nbhelpers.lock import one_step
 from nbhelpers.progress import progress_bar
@@ -91,10 +91,7 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
     api = config.api_of(size)
     prompt = label_prompt(config, rules)
     shared = prompt.render()
-    keys = [
-        answer_key(text=text, prompt=shared, model=api.model, mode=api.mode, parameters=parameters(config))
-        for text in chunks["text"]
-    ]
+    keys = [stored_under(config, size, text=text, prompt=shared) for text in chunks["text"]]
     table = chunks[["chunk_id", "text"]].assign(key=keys)
     known = store.get_answers(keys)
     store.count_cached(sum(key in known for key in keys))

@@ -5,8 +5,9 @@ from typing import Any
 
 from nbhelpers.chat import CHECK_MAX_TOKENS, STOP, ApiChat, ChatSettings, run_async
 from nbhelpers.config import Config, Size, secret
-from nbhelpers.label_store import LabelStore
+from nbhelpers.label_store import LabelStore, answer_key
 from nbhelpers.models import find_model
+from nbhelpers.prompt_files import Message
 
 TEMPERATURE = 0.2  # as the original; low, so that a repeated question gets the same answer
 
@@ -33,8 +34,21 @@ def chat_settings(config: Config, size: Size, *, max_tokens: int) -> ChatSetting
     )
 
 
-def parameters(config: Config) -> dict[str, Any]:
-    """What besides model, prompt and text decides an answer; part of the key it is stored under."""
+def stored_under(config: Config, size: Size, *, text: str, prompt: Sequence[Message]) -> str:
+    """The label store's key of an LLM's answer.
+
+    Args:
+        config: model, classes and parameters.
+        size: "large" or "small".
+        text: the text asked about; "" where there is none.
+        prompt: the messages with the text's place left open.
+    """
+    api = config.api_of(size)
+    return answer_key(text=text, prompt=prompt, model=api.model, mode=api.mode, parameters=_parameters(config))
+
+
+def _parameters(config: Config) -> dict[str, Any]:
+    """What besides model, prompt and text decides an answer."""
     return {
         "classes": config.classification.classes,
         "temperature": TEMPERATURE,

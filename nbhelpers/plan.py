@@ -20,11 +20,12 @@ import numpy as np
 import pandas as pd
 
 from nbhelpers.config import Config, Size, find_file, load_config
+from nbhelpers.doubt import large_quota
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.ingest import check_output, ingest, input_files
-from nbhelpers.label_store import LabelStore, answer_key
+from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks, label_prompt
-from nbhelpers.llms import parameters, usage
+from nbhelpers.llms import stored_under, usage
 from nbhelpers.lock import one_step
 from nbhelpers.prompt_files import Message, render
 from nbhelpers.rules import make_rules, read_rules, rules_prompt
@@ -184,7 +185,7 @@ class _Planner:
         if "02_rules" not in self.steps:
             return read_rules(self.run) if self.steps else None, 0
         asked, api = rules_prompt(config)[0], config.api_of("large")
-        key = answer_key(text="", prompt=asked, model=api.model, mode=api.mode, parameters=parameters(config))
+        key = stored_under(config, "large", text="", prompt=asked)
         free = bool(self.store.get_answers([key])) or (given is not None and api.mode == "api")
         if (self.probe and self.error is None) or free:
             try:
@@ -240,7 +241,7 @@ class _Planner:
             yield _Part("04 labels", i + 1, "small", pool.loc[known], end - start - len(known))
             if share > 0:
                 known = [chunk_id for chunk_id, labels in sent.items() if labels == end and chunk_id in pool.index]
-                quota = int(share * end + 1e-9) - int(share * start + 1e-9)
+                quota = large_quota(end, share) - large_quota(start, share)
                 yield _Part("04 doubtful labels", i + 1, "large", pool.loc[known], 0 if known else quota)
             start = end
 
@@ -248,11 +249,8 @@ class _Planner:
         """The part's texts without an answer in the store."""
         if self.rules is None or part.texts.empty:
             return part.texts
-        api, prompt = self.config.api_of(part.size), label_prompt(self.config, self.rules).render()
-        keys = [
-            answer_key(text=text, prompt=prompt, model=api.model, mode=api.mode, parameters=parameters(self.config))
-            for text in part.texts["text"]
-        ]
+        prompt = label_prompt(self.config, self.rules).render()
+        keys = [stored_under(self.config, part.size, text=text, prompt=prompt) for text in part.texts["text"]]
         known = self.store.get_answers(keys)
         return part.texts[[key not in known for key in keys]]
 

@@ -14,8 +14,8 @@ from nbhelpers.chat import ApiChat, run_async
 from nbhelpers.completions import Reply
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ConfigError
-from nbhelpers.label_store import LabelStore, answer_key
-from nbhelpers.llms import chat_settings, parameters
+from nbhelpers.label_store import LabelStore
+from nbhelpers.llms import chat_settings, stored_under
 from nbhelpers.local_llm import LocalLLM
 from nbhelpers.progress import progress_bar
 from nbhelpers.prompt_files import RULES_PROMPT, Message, load_prompt, render
@@ -142,7 +142,7 @@ def ask_large(config: Config, asked: list[Message], store: LabelStore) -> str:
         BudgetError: what is left of the budget does not suffice.
     """
     api = config.api_of("large")
-    key = answer_key(text="", prompt=asked, model=api.model, mode=api.mode, parameters=parameters(config))
+    key = stored_under(config, "large", text="", prompt=asked)
     kept = store.get_answers([key]).get(key)
     if kept is not None:
         store.count_cached(1)

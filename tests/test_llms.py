@@ -13,7 +13,8 @@ from nbhelpers.completions import Reply
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatRefusedError, ConfigError, EndpointError, ModelNotFoundError
 from nbhelpers.label_store import LabelStore
-from nbhelpers.llms import chat_settings, check_llms, parameters, usage
+from nbhelpers.llms import chat_settings, check_llms, stored_under, usage
+from nbhelpers.prompt_files import Message
 
 MakeConfig = Callable[..., Config]
 KEY = "sk-verySecret1234567890"
@@ -66,11 +67,16 @@ def test_a_key_that_is_not_in_the_environment_is_named(
         chat_settings(config, "small", max_tokens=7)
 
 
-def test_parameters_hold_what_decides_an_answer_and_nothing_else(make_config: MakeConfig) -> None:
+def under(config: Config) -> str:
+    return stored_under(config, "large", text="a text", prompt=[Message(role="user", content="Which class?")])
+
+
+def test_an_answer_is_stored_under_what_decides_it_and_nothing_else(make_config: MakeConfig) -> None:
     same = make_config("http://localhost:2/v1", api={"small_model": "other", "small_api_key": KEY}, system={"seed": 7})
-    assert parameters(same) == parameters(make_config())
-    for changes in ({"system": {"use_stop": False}}, {"classification": {"classes": ["a", "b"]}}):
-        assert parameters(make_config(**changes)) != parameters(make_config())
+    assert under(same) == under(make_config())
+    others = {"system": {"use_stop": False}}, {"classification": {"classes": ["a", "b"]}}, {"api": {"large_model": "x"}}
+    for changes in others:
+        assert under(make_config(**changes)) != under(make_config())
 
 
 # Checking before anything is asked

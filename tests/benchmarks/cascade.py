@@ -15,12 +15,13 @@ import random
 import time
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from nbhelpers.doubt import doubt, likely_errors, most_doubtful, send_to_large
+from nbhelpers.doubt import doubt, likely_errors, send_to_large
 from nbhelpers.features import features
 from nbhelpers.run_folder import RunFolder
 
@@ -28,6 +29,11 @@ NOISE = {"large": 0.02, "small": 0.12}
 BATCH, BATCHES, SHARE, SHOWN = 40, 6, 0.25, (40, 120, 240)
 TARGET = 7.0
 WAYS = ("confidence", "classifier", "both")
+
+
+def most_doubtful(doubts: Any, share: float) -> Any:
+    """This share of the texts, where the large LLM has given no label yet."""
+    return send_to_large(np.asarray(doubts), np.zeros(len(doubts), dtype=bool), share)
 
 
 def answer(seed: int, model: str, text: str, gold: str, classes: list[str]) -> tuple[str, float]:
