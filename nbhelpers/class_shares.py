@@ -12,6 +12,7 @@ posterior mean under one text spread evenly over the classes, the prior of Perks
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -33,7 +34,7 @@ def estimate_shares(labels: Sequence[str | None], classes: Sequence[str], *, con
     Raises:
         EvaluationError: a label that is no class.
     """
-    given = pd.Series(labels, dtype=object).dropna()
+    given: pd.Series[Any] = pd.Series(list(labels), dtype=object).dropna()
     unknown = sorted({str(label) for label in given} - set(classes))
     if unknown:
         raise EvaluationError(f"labels {unknown} are not among the classes {list(classes)}.")
