@@ -295,3 +295,15 @@ def listed(pairs: Iterable[tuple[str, str]]) -> str:
     told = [f"{clean(name)} {text}" for name, text in pairs]
     more = f"; and {len(told) - 12} more" if len(told) > 12 else ""
     return ("; ".join(told[:12]) or "no class") + more + "."
+
+
+def rounded_percent(share: float) -> str:
+    """Whole percents; a dash where there is nothing to tell."""
+    if math.isnan(share):
+        return "–"
+    return "< 1 %" if 0 < share < 0.005 else f"{share * 100:.0f} %"
+
+
+def exact_percent(share: float) -> str:
+    """With one decimal; a dash where there is nothing to tell."""
+    return "–" if math.isnan(share) else f"{share * 100:.1f} %"

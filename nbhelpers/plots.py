@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
-from matplotlib.ticker import FixedLocator, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
+from nbhelpers.panels import draw_curve, draw_matrix, draw_shares, matrix_size
 from nbhelpers.pictures import (
     FAILED,
     INK,
@@ -35,17 +33,19 @@ from nbhelpers.pictures import (
     class_looks,
     clean,
     counts_axis,
+    exact_percent,
     fill,
-    fit_names,
     listed,
     name_rows,
     new_picture,
     percents,
+    rounded_percent,
     rows_height,
     separate_rows,
     shares_axis,
     style,
 )
+from nbhelpers.reliability import calibration_error
 
 MOST_DOTS = 300  # of one class
 
@@ -131,7 +131,7 @@ def class_shares(labels: pd.Series[Any], classes: Sequence[str], *, title: str) 
         title: what was labelled, and by whom.
     """
     fig, (ax,) = new_picture(8, rows_height(len(classes) + 1) + 0.3)
-    fig.alt = _draw_shares(ax, labels, classes, title)
+    fig.alt = draw_shares(ax, labels, classes, title)
     return ax
 
 
@@ -145,7 +145,7 @@ def class_balance(tables: Mapping[str, pd.DataFrame], *, chosen: str) -> Figure:
     """
     first = next(iter(tables.values()))
     classes, k = first["class"].tolist(), len(first)
-    counts = [f"{n:,} ({_percent(share)})" for n, share in zip(first["texts"], first["share"], strict=True)]
+    counts = [f"{n:,} ({rounded_percent(share)})" for n, share in zip(first["texts"], first["share"], strict=True)]
     fig, axes = new_picture(11, rows_height(k) + 0.7, columns=2, sharey=True)
     class_bars(axes[0], classes, first["texts"].tolist())
     for y, (n, text) in enumerate(zip(first["texts"], counts, strict=True)):
@@ -209,7 +209,7 @@ def confidence_by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> Ax
         few = values if len(values) <= MOST_DOTS else random.choice(values, MOST_DOTS, replace=False)
         heights = y + random.uniform(0.06, 0.4, len(few))
         ax.plot(few, heights, "o", color=colour, ms=3.2, mec=INK, mew=0.3, alpha=0.8, clip_on=False)
-        told.append(f"median {_percent(middle)} of {len(values):,}")
+        told.append(f"median {rounded_percent(middle)} of {len(values):,}")
     name_rows(ax, classes)
     lowest = float(usable["probability"].min()) if len(usable) else 0.0
     ax.set_xlim(math.floor(max(lowest - 0.02, 0) * 10) / 10, 1.0)
@@ -235,9 +235,9 @@ def confusion_matrix(confusion: pd.DataFrame) -> Axes:
     Args:
         confusion: counts; index = the large LLM's label, columns = the classifier's, both in the config's order.
     """
-    width, height = _matrix_size(len(confusion))
+    width, height = matrix_size(len(confusion))
     fig, (ax,) = new_picture(width, height)
-    image, fig.alt = _draw_matrix(ax, confusion)
+    image, fig.alt = draw_matrix(ax, confusion)
     bar = fig.colorbar(image, ax=ax, aspect=30, pad=0.03, shrink=min(1.0, 4 / height))
     percents(bar.ax.yaxis)
     bar.set_label("share of the row")
@@ -272,7 +272,7 @@ def per_class(per_class: pd.DataFrame) -> Axes:
     shares_axis(ax, k, "precision, recall, F1 (n = test texts of the class)")
     ax.set_title("Each class by itself")
     fig.legend(loc="outside lower center", ncols=4)
-    told = [f"precision {_exact(p)}, recall {_exact(r)}, F1 {_exact(f)}" for p, r, f in measures]
+    told = [f"precision {exact_percent(p)}, recall {exact_percent(r)}, F1 {exact_percent(f)}" for p, r, f in measures]
     fig.alt = "Precision, recall and F1 by class. " + listed(zip(classes, told, strict=True))
     return ax
 
@@ -289,7 +289,45 @@ def learning_curve(iterations: Sequence[Mapping[str, Any]], *, target: float, ma
     """
     alone = len({row["train_size"] for row in iterations}) == 1
     fig, (ax,) = new_picture(7 if alone else 9, 4.6)  # one point in a wide picture looks lost
-    fig.alt = _draw_curve(ax, iterations, target, majority_baseline)
+    fig.alt = draw_curve(ax, iterations, target, majority_baseline)
+    return ax
+
+
+@style()
+def reliability(table: pd.DataFrame, *, title: str, right: str) -> Axes:
+    """How often labels are right that were given with so much confidence; on the diagonal it means what it says.
+
+    Args:
+        table: as reliability.reliability_table gives it; without a row, the picture says so.
+        title: whose confidence, such as "The classifier's confidence".
+        right: what counts as right, such as "has the large LLM's label".
+    """
+    if table.empty:
+        return _nothing("no confidences to compare with")
+    fig, (ax,) = new_picture(6.6, 5.4)
+    confidence, share = table["confidence"].to_numpy(), table["right"].to_numpy()
+    ax.plot([0, 1], [0, 1], color=MIDDLE, linestyle="--", linewidth=1.5)
+    bars: dict[str, Any] = {"color": INK, "marker": "o", "ms": 8, "linewidth": 2, "capsize": 4, "clip_on": False}
+    ends = np.maximum([share - table["low"], table["high"] - share], 0)
+    ax.errorbar(confidence, share, ends, **bars)
+    left, bottom = (min(math.floor(lowest * 10) / 10, 0.8) for lowest in (confidence.min(), table["low"].min()))
+    ax.set(xlim=(left, 1), ylim=(bottom, 1))
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+        percents(axis)
+    ax.grid()
+    ax.annotate("right as often\nas it says", (1, 1), (10, 0), textcoords="offset points", va="center", color=MIDDLE)
+    n, bins = int(table["texts"].sum()), len(table)
+    points = f"{bins} points" if bins > 1 else "one point"
+    ax.set_xlabel(f"confidence (mean of a point; {n:,} texts in {points})")
+    ax.set_ylabel(textwrap.fill(f"share that {clean(right)} (bars: 95 % interval)", 38))
+    off = exact_percent(calibration_error(table))
+    ax.set_title(f"{textwrap.fill(clean(title), 46)}\nis off by {off} on average")
+    told = [
+        f"at {exact_percent(said)} {exact_percent(value)} ({exact_percent(low)} to {exact_percent(high)})"
+        for said, value, low, high in table[["confidence", "right", "low", "high"]].itertuples(index=False, name=None)
+    ]
+    fig.alt = f"{clean(title)}, and the share that {clean(right)}: {'; '.join(told)}. Off by {off} on average."
     return ax
 
 
@@ -301,19 +339,14 @@ def agreement_and_truth(figures: Mapping[str, tuple[float, float, float, int]]) 
         figures: name -> (value, low, high, n); without any, the picture says so.
     """
     if not figures:
-        fig, (ax,) = new_picture(8, 0.8)
-        ax.set(xticks=[], yticks=[])
-        ax.set_axis_off()
-        ax.text(0.5, 0.5, "no labels from a person to compare with (path.truth)", ha="center", va="center")
-        fig.alt = "There are no labels from a person to compare with."
-        return ax
+        return _nothing("no labels from a person to compare with (path.truth)")
     k = len(figures)
     fig, (ax,) = new_picture(8, rows_height(k) + 0.4)
     told = []
     for y, (value, low, high, n) in enumerate(figures.values()):
         ax.plot([low, high], [y, y], "|-", color=INK, linewidth=2.4, ms=13, mew=2, clip_on=False)
         ax.plot(value, y, "o", ms=10, mfc="white", mec=INK, mew=2, clip_on=False)
-        told.append(f"{_exact(value)} ({_exact(low)} to {_exact(high)}), n = {n:,}")
+        told.append(f"{exact_percent(value)} ({exact_percent(low)} to {exact_percent(high)}), n = {n:,}")
         beside(ax, 1.03, y, told[-1].replace("), ", ")\n"), k)
     name_rows(ax, list(figures))
     shares_axis(ax, k, "share of texts with the same label (bars: 95 % interval)")
@@ -333,138 +366,23 @@ def summary(report: Mapping[str, Any], predicted: pd.Series[Any]) -> Figure:
     last = report["iterations"][-1]
     classes = [row["class"] for row in last["per_class"]]
     confusion = pd.DataFrame(last["confusion"], index=classes, columns=classes)
-    matrix_width, matrix_height = _matrix_size(len(classes))
+    matrix_width, matrix_height = matrix_size(len(classes))
     widths = (7.0, matrix_width - 0.8, 5.5)  # the counts in the cells need no colour bar
     height = max(4.6, matrix_height, rows_height(len(classes) + 1) + 0.3)
     fig, axes = new_picture(sum(widths), height, columns=3, width_ratios=widths)
     cast(ConstrainedLayoutEngine, fig.get_layout_engine()).set(wspace=0.06)
-    curve = _draw_curve(axes[0], report["iterations"], report["target"], report["final"]["majority_baseline"])
-    _, matrix = _draw_matrix(axes[1], confusion)
-    shares = _draw_shares(axes[2], predicted, classes, f"Predictions for {len(predicted):,} texts")
+    curve = draw_curve(axes[0], report["iterations"], report["target"], report["final"]["majority_baseline"])
+    _, matrix = draw_matrix(axes[1], confusion)
+    shares = draw_shares(axes[2], predicted, classes, f"Predictions for {len(predicted):,} texts")
     fig.alt = f"{curve} {matrix} {shares}"
     return fig
 
 
-# --------------------------------------------------- panels that `summary` shares; each returns its alt text
-
-
-def _draw_shares(ax: Axes, labels: pd.Series[Any], classes: Sequence[str], title: str) -> str:
-    n, found = len(labels), Counter(labels.dropna())
-    counts = {name: found.pop(name, 0) for name in classes}
-    others = {"failed": int(labels.isna().sum()), "not a class": found.total()}
-    rows = [*counts.items(), *((name, count) for name, count in others.items() if count)]
-    told = [f"{count:,} ({_percent(count / n if n else math.nan)})" for _, count in rows]
-    class_bars(ax, classes, list(counts.values()))
-    for y, (_, count) in enumerate(rows):
-        beside(ax, count, y, told[y], len(rows))
-        if y >= len(classes):
-            ax.barh(y, count, height=0.62, color="white", edgecolor=FAILED, hatch="xxx", linewidth=1)
-    name_rows(ax, [name for name, _ in rows])
-    counts_axis(ax, [count for _, count in rows], f"texts (share of all {n:,})")
-    ax.set_title(textwrap.fill(clean(title), 46))
-    return f"{clean(title)}: {n:,} texts by class. {listed(zip([name for name, _ in rows], told, strict=True))}"
-
-
-def _draw_matrix(ax: Axes, confusion: pd.DataFrame) -> tuple[AxesImage, str]:
-    classes, k = confusion.index.tolist(), len(confusion)
-    counts = confusion.to_numpy(dtype=float)
-    totals = counts.sum(axis=1)
-    shares = np.divide(counts, totals[:, None], out=np.full_like(counts, np.nan), where=totals[:, None] > 0)
-    colours = mpl.colormaps["Blues"].with_extremes(bad="#f1f1f1")
-    image = ax.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
-    cell = _cell(k)
-    wide, points = cell >= 0.75, 10 if cell >= 0.38 else 8
-    digits = len(f"{counts.max():,.0f}")
-    size = min(points + (3 if cell > 0.5 else 1), cell * 72 * 0.8 / (0.62 * digits))
-    for (row, column), count in np.ndenumerate(counts):
-        if count or (k <= 20 and totals[row]):  # many zeros would hide the rest
-            tone = "white" if shares[row, column] > 0.5 else (INK if count else FAILED)
-            ax.text(column, row, f"{count:,.0f}", ha="center", va="center", color=tone, fontsize=size, in_layout=False)
-    below = fit_names(classes, *((int(cell * 11), 3) if wide else (34, 1)))
-    ax.set_xticks(range(k), below, rotation=0 if wide else 90, fontsize=points)
-    ax.set_yticks(range(k), fit_names(classes, *((24, 2) if wide else (34, 1))), fontsize=points)
-    for y, total in enumerate(totals):
-        place: dict[str, Any] = {"textcoords": "offset points", "va": "center", "fontsize": points}
-        ax.annotate(f"n = {total:,.0f}", (k - 0.5, y), (5, 0), **place)
-    ax.set_xticks(np.arange(k + 1) - 0.5, minor=True)
-    ax.set_yticks(np.arange(k + 1) - 0.5, minor=True)
-    ax.grid(which="minor", color="white", linewidth=1.5 if wide else 0.8)
-    ax.tick_params(which="both", length=0)
-    ax.spines[:].set_visible(False)
-    ax.set_xlabel("classifier's label")
-    ax.set_ylabel("large LLM's label")
-    ax.set_title(f"Same label: {counts.trace():,.0f} of {totals.sum():,.0f} texts")
-    told = [f"{same:,.0f} of {total:,.0f}" for same, total in zip(counts.diagonal(), totals, strict=True)]
-    same_label = listed(zip(classes, told, strict=True))
-    return image, f"Confusion matrix, large LLM's label by classifier's label. Same label: {same_label}"
-
-
-def _cell(classes: int) -> float:
-    return max(0.27, min(1.05, 8.4 / classes))
-
-
-def _matrix_size(classes: int) -> tuple[float, float]:
-    side = _cell(classes) * classes
-    return side + 4.2, side + (1.5 if _cell(classes) >= 0.75 else 3.1)
-
-
-def _draw_curve(ax: Axes, iterations: Sequence[Mapping[str, Any]], target: float, baseline: float) -> str:
-    table = pd.DataFrame(iterations)
-    own = table[table["copy_of"].isna()] if "copy_of" in table else table
-    sizes, values, low, high = (
-        own[key].to_numpy(dtype=float) for key in ("train_size", "accuracy", "accuracy_low", "accuracy_high")
-    )
-    ax.axhline(target, color=LIMIT, linestyle="--", linewidth=1.8)
-    ax.axhline(baseline, color=MIDDLE, linestyle="-.", linewidth=1.5)
-    look: dict[str, Any] = {"color": INK, "marker": "o", "ms": 8, "linewidth": 2, "capsize": 5, "capthick": 1.6}
-    ax.errorbar(sizes, values, np.maximum([values - low, high - values], 0), **look)
-    span, free = max(float(np.ptp(sizes)), 1.0), math.inf
-    box = {"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-    place: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "bottom", "fontsize": 10, "bbox": box}
-    for x, value, bottom, top in reversed(list(zip(sizes, values, low, high, strict=True))):
-        if free - x > 0.13 * span:  # close ones would cover each other; the last one stays
-            free = x
-            words = _exact(value) if len(sizes) > 1 else f"{_exact(value)} ({_exact(bottom)} to {_exact(top)})"
-            ax.annotate(words, (x, top), (0, 5), **place)
-    lines = [f"{'Accuracy' if len(sizes) > 1 else 'One iteration: accuracy'}, with its 95 % interval"]
-    for copy in (row for row in iterations if row.get("copy_of") is not None):
-        ax.plot(copy["train_size"], copy["accuracy"], "o", ms=17, mfc="none", mec=LIMIT, mew=2)
-        lines.append(f"ringed: iteration {copy['copy_of']}, kept as classifier {copy['iteration']}")
-    ax.set_title("\n".join(lines))
-    bottom = math.floor(max(min(*low, baseline, target) - 0.06, 0.0) * 10) / 10
-    ticks = MaxNLocator(8, steps=[1, 2, 5, 10]).tick_values(bottom, 1.0)
-    ax.set_yticks([tick for tick in ticks if bottom <= tick <= 1.0 + 1e-9])
-    room = 0.09 * (1 - bottom) if max(*high, baseline, target) > 0.93 else 0.0  # for the last point's value
-    ax.set_ylim(bottom, 1.0 + room)
-    percents(ax.yaxis)
-    known = np.unique(sizes)
-    pad = 0.12 * span if len(known) > 1 else 0.5 * max(known[0], 1.0)
-    ax.set_xlim(max(known[0] - pad, 0), known[-1] + pad)
-    apart = len(known) <= 6 and (np.diff(known) > 0.09 * span).all()
-    ax.xaxis.set_major_locator(FixedLocator(known.tolist()) if apart else MaxNLocator(integer=True, nbins=6))
-    ax.grid(axis="y")
-    ax.set_xlabel("train set (texts labelled by the small LLM)")
-    ax.set_ylabel("accuracy against the\nlarge LLM's labels")
-    give = max(0.09 * (1.0 + room - bottom) - abs(target - baseline), 0) / 2  # where the two names would touch
-    give = give if target >= baseline else -give
-    beyond: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center", "weight": "bold", "size": 10}
-    ax.text(1.015, target + give, f"target {_exact(target)}", color=LIMIT, **beyond)
-    always = f"always the most\nfrequent class {_exact(baseline)}"
-    ax.text(1.015, baseline - give, always, color=MIDDLE, **beyond)
-    told = [
-        f"{row['train_size']:,} labels: {_exact(row['accuracy'])} "
-        f"({_exact(row['accuracy_low'])} to {_exact(row['accuracy_high'])})"
-        for row in iterations
-    ]
-    levels = f"Target {_exact(target)}, always the most frequent class {_exact(baseline)}."
-    return f"Learning curve: accuracy against the large LLM's labels. {'; '.join(told)}. {levels}"
-
-
-def _percent(share: float) -> str:
-    if math.isnan(share):
-        return "–"
-    return "< 1 %" if 0 < share < 0.005 else f"{share * 100:.0f} %"
-
-
-def _exact(share: float) -> str:
-    return "–" if math.isnan(share) else f"{share * 100:.1f} %"
+def _nothing(why: str) -> Axes:
+    """A picture that says why there is none."""
+    fig, (ax,) = new_picture(8, 0.8)
+    ax.set(xticks=[], yticks=[])
+    ax.set_axis_off()
+    ax.text(0.5, 0.5, why, ha="center", va="center")
+    fig.alt = f"Nothing to show: {why}."
+    return ax

@@ -13,6 +13,7 @@ from matplotlib.text import Text
 
 from nbhelpers import pictures, plots
 from nbhelpers.pictures import Picture
+from nbhelpers.reliability import reliability_table
 
 HOSTILE = [
     "$x$ and $\\frac{1}{2",
@@ -144,6 +145,27 @@ def test_any_number_of_classes_is_legible(name: str, classes: str) -> None:
     figure = figure_of(BY_CLASS[name](CLASSES[classes]))
     assert faults(figure) == []
     assert len(figure.alt) > 30
+
+
+@pytest.mark.parametrize("n", [1, 40, 200])
+def test_reliability_is_legible_and_says_how_far_it_is_off(n: int) -> None:
+    table = reliability_table(np.linspace(0.3, 1, n), [i % 5 != 0 for i in range(n)])
+    drawn = plots.reliability(table, title="The classifier's confidence", right="has the large LLM's label")
+    assert faults(drawn) == []
+    assert f"{n:,} texts in {'one point' if len(table) == 1 else f'{len(table)} points'}" in words(drawn)
+
+
+def test_reliability_puts_confidence_across_and_the_share_right_up() -> None:
+    table = reliability_table([0.5] * 15 + [0.9] * 15, [True] * 3 + [False] * 12 + [True] * 12 + [False] * 3)
+    ax = plots.reliability(table, title="T", right="is right")
+    points = ax.lines[1].get_xydata()
+    np.testing.assert_allclose(points, [[0.5, 0.2], [0.9, 0.8]])
+    assert "is off by 20.0 %" in words(ax)
+    assert "at 50.0 % 20.0 % (4.3 % to 48.1 %)" in figure_of(ax).alt
+
+
+def test_reliability_without_confidences_says_so() -> None:
+    assert "no confidences" in words(plots.reliability(reliability_table([], []), title="T", right="R"))
 
 
 def test_the_legibility_check_finds_a_cut_an_overlap_and_small_letters() -> None:

@@ -1,0 +1,63 @@
+"""Do probabilities mean what they say? Of texts given 80 %, four in five should be right.
+
+Pure. It takes any rater's confidences, an LLM's or a classifier's, and whether each was right; against what is for the
+caller to say. Bins hold equally many texts, so that none rests on a handful.
+
+Source: reliability diagram and expected calibration error (ECE), Guo et al. 2017, arXiv:1706.04599; bins of equal mass
+after Nixon et al. 2019, arXiv:1904.01685.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from nbhelpers.errors import EvaluationError
+from nbhelpers.evaluation import accuracy_interval
+
+MOST_BINS = 10
+TEXTS_PER_BIN = 15  # at least; fewer have an interval that says nothing
+
+
+def reliability_table(confidence: Sequence[float], right: Sequence[bool]) -> pd.DataFrame:
+    """Texts in bins of rising confidence, and how many of each bin are right.
+
+    Args:
+        confidence: for each text, the probability given to its label, 0 to 1.
+        right: for each text, whether that label is right.
+    Returns:
+        A row a bin: texts, confidence (mean), right (share), low and high (its exact 95 % interval). Texts of one and
+        the same confidence share a bin. Empty where there are no texts.
+    Raises:
+        EvaluationError: lists of different length, or a confidence that is no share.
+    """
+    if len(confidence) != len(right):
+        raise EvaluationError(f"{len(confidence)} confidences and {len(right)} results: give both for every text.")
+    table = pd.DataFrame({"confidence": np.asarray(confidence, dtype=float), "right": np.asarray(right, dtype=bool)})
+    if not table["confidence"].between(0, 1).all():
+        wrong = table.loc[~table["confidence"].between(0, 1), "confidence"].iloc[0]
+        raise EvaluationError(f"a confidence is {wrong}: give shares between 0 and 1, and leave out missing ones.")
+    bins = min(MOST_BINS, max(len(table) // TEXTS_PER_BIN, 1))
+    # Ranks of equal confidences are equal; they are cut, not the values, which may differ in the last digit only.
+    rank = table["confidence"].rank(method="average")
+    place = np.ceil(rank / max(len(table), 1) * bins)
+    rows = []
+    for _, part in table.groupby(place):
+        interval = accuracy_interval(int(part["right"].sum()), len(part))
+        rows.append((len(part), part["confidence"].mean(), part["right"].mean(), interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["texts", "confidence", "right", "low", "high"])
+
+
+def calibration_error(table: pd.DataFrame) -> float:
+    """Expected calibration error: how far confidence and share right lie apart, on average over the texts.
+
+    Args:
+        table: as `reliability_table` gives it.
+    Returns:
+        0 to 1; NaN without a text. Example: all texts said 0.9 and 0.8 of them right -> 0.1.
+    """
+    if table.empty:
+        return float("nan")
+    return float(np.average((table["confidence"] - table["right"]).abs(), weights=table["texts"]))

@@ -1,0 +1,57 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nbhelpers.errors import EvaluationError
+from nbhelpers.evaluation import accuracy_interval
+from nbhelpers.reliability import MOST_BINS, TEXTS_PER_BIN, calibration_error, reliability_table
+
+
+def test_bins_hold_equally_many_texts_in_order_of_confidence() -> None:
+    table = reliability_table([0.9, 0.5] * 15, [True, False] * 15)
+    assert table["texts"].tolist() == [15, 15]
+    np.testing.assert_allclose(table[["confidence", "right"]], [[0.5, 0], [0.9, 1]])
+
+
+def test_each_bin_has_the_exact_interval_of_its_share() -> None:
+    [row] = reliability_table([0.8] * 10, [True] * 9 + [False]).to_dict("records")
+    assert (row["low"], row["high"]) == accuracy_interval(9, 10)
+
+
+def test_equal_confidences_are_never_torn_apart() -> None:
+    table = reliability_table([1.0] * 50 + [0.4] * 10, [True] * 60)
+    assert table["texts"].tolist() == [10, 50]
+
+
+def test_the_calibration_error_is_weighted_by_texts() -> None:
+    # 20 texts at 0.5 of which 0.4 are right, 40 at 0.9 of which 0.6 are: (20 * 0.1 + 40 * 0.3) / 60
+    right = [True] * 8 + [False] * 12 + [True] * 24 + [False] * 16
+    table = reliability_table([0.5] * 20 + [0.9] * 40, right)
+    assert calibration_error(table) == pytest.approx(14 / 60)
+
+
+def test_without_texts_there_is_nothing_to_say() -> None:
+    table = reliability_table([], [])
+    assert table.empty
+    assert math.isnan(calibration_error(table))
+
+
+@pytest.mark.parametrize(
+    ("confidence", "right", "wrong"),
+    [([0.5], [True, False], "1 confidences and 2"), ([1.2], [True], "1.2"), ([math.nan], [True], "nan")],
+)
+def test_what_cannot_be_compared_is_refused(confidence: list[float], right: list[bool], wrong: str) -> None:
+    with pytest.raises(EvaluationError, match=wrong):
+        reliability_table(confidence, right)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=400))
+def test_no_text_is_lost_and_bins_rise(given: list[tuple[float, bool]]) -> None:
+    table = reliability_table(*zip(*given, strict=True))
+    assert table["texts"].sum() == len(given)
+    assert len(table) <= min(MOST_BINS, max(len(given) // TEXTS_PER_BIN, 1))
+    assert table["confidence"].is_monotonic_increasing
+    assert (table["right"] * table["texts"]).sum() == pytest.approx(sum(right for _, right in given))
