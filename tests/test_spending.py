@@ -1,6 +1,11 @@
 """The budget: never exceeded, whatever is under way, fails, or is killed; what is bought by then is used."""
 
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -14,6 +19,7 @@ from nbhelpers.errors import ConfigError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks
 from nbhelpers.llms import usage
+from nbhelpers.run_folder import RunFolder
 
 MakeConfig = Callable[..., Config]
 PRICES = {
@@ -67,6 +73,55 @@ def test_calls_of_a_killed_run_count_as_spent(make_config: MakeConfig, store: La
         label(texts(300), config, store)
         assert paid(server) <= 0.005
         assert usage(config, store)["written_off_usd"] == pytest.approx(0.015)
+
+
+WORKER = """
+import json, sys
+import pandas as pd
+from nbhelpers.config import parse_config
+from nbhelpers.label_store import LabelStore
+from nbhelpers.labeling import label_chunks
+
+config, chunks = parse_config(json.loads(sys.argv[1])), pd.read_json(sys.argv[2], dtype=str)
+with LabelStore(config.path.output_dir / "labels.sqlite") as store:
+    label_chunks(chunks, size="small", rules="Go by the word.", config=config, store=store)
+"""
+
+
+def test_what_was_under_way_at_a_kill_counts_at_the_most_it_could_cost(
+    make_config: MakeConfig, run: RunFolder, tmp_path: Path
+) -> None:
+    chunks, at_once = texts(300), 4
+    chunks.to_json(tmp_path / "chunks.json")
+    silent = threading.Event()
+    labeller = keyword_labeller(WORDS)
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> str:
+        if server.calls > 20:
+            silent.wait(30)  # it is worked on, and will be billed
+        return labeller(model, messages)
+
+    with ChatServer(answer) as server:
+        limits = {"system": {"concurrency_limit": at_once}, "labeling": {"answer_form": "plain"}}
+        config = make_config(server.url, cost={**PRICES, "budget_usd": 0.05}, **limits)
+        process = subprocess.Popen([sys.executable, "-c", WORKER, config.model_dump_json(), tmp_path / "chunks.json"])
+        deadline = time.monotonic() + 30
+        while server.calls < 20 + at_once and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+        silent.set()
+        with LabelStore(run.labels) as store:
+            assert (server.calls, len(store.answers("label"))) == (20 + at_once, 20)
+            labels = label(chunks, config, store)
+            found = usage(config, store)
+            # a reply of MAX_TOKENS costs 0.008, and a prompt of a few hundred tokens less than a tenth of that
+            assert at_once * 0.008 < found["written_off_usd"] < at_once * 0.0088
+            assert found["cost_usd"] + found["written_off_usd"] <= 0.05
+            assert paid(server) <= 0.05  # what was under way is billed too
+            assert 20 < labels["label"].notna().sum() < 300
+            label(chunks, config, store)
+            assert usage(config, store)["written_off_usd"] == found["written_off_usd"]  # once
 
 
 def test_an_answer_takes_its_reservation_away(make_config: MakeConfig, store: LabelStore) -> None:
