@@ -18,6 +18,7 @@ from nbhelpers.config import Config
 from nbhelpers.documents import list_files, read_document
 from nbhelpers.encoder import token_lengths, token_limit
 from nbhelpers.errors import ConfigError, DocumentError
+from nbhelpers.lock import one_step
 from nbhelpers.models import find_model
 from nbhelpers.progress import progress_bar
 from nbhelpers.run_folder import RunFolder, write_table
@@ -50,9 +51,49 @@ def ingest(config: Config, run: RunFolder) -> Ingested:
     Raises:
         ConfigError: the folder is missing or empty, or no file in it could be read.
         ModelNotFoundError: training.model_path, whose tokenizer counts the tokens, is not to be had.
+        RunFolderError: another run works on the folder.
     """
     base_model = find_model(config.training.model_path)
     files = input_files(config)
+    with one_step(run.root):
+        return _ingest(files, base_model, config, run)
+
+
+def count_ingest(documents: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, int]:
+    """Numbers of documents, chunks, further copies of a text, and files that could not be read."""
+    return {
+        "documents": len(documents),
+        "chunks": len(chunks),
+        "duplicates": int(chunks["count"].sum()) - len(chunks),
+        "skipped": int((documents["status"] == "skipped").sum()),
+    }
+
+
+def input_files(config: Config) -> list[Path]:
+    """The files to read, those of the output folder left out.
+
+    Raises:
+        ConfigError: the folder is missing or empty, or is the output folder too.
+    """
+    check_output(config)
+    folder, output = config.path.input_dir, config.path.output_dir.resolve()
+    if not folder.is_dir():
+        raise ConfigError(f"path.input_dir: {folder} is not a folder. Write the path of the folder with your texts.")
+    around = output in folder.resolve().parents  # then what it holds is not all output
+    files = [path for path in list_files(folder) if around or output not in path.resolve().parents]
+    if not files:
+        raise ConfigError(f"path.input_dir: {folder} holds no files. Put .txt, .md, .pdf, .docx or .jsonl files in it.")
+    return files
+
+
+def check_output(config: Config) -> None:
+    """Raises a ConfigError, before anything is written, where the output would come among the texts."""
+    output = config.path.output_dir.resolve()
+    if output == config.path.input_dir.resolve():
+        raise ConfigError(f"path.output_dir: {output} is path.input_dir too. Write another folder for the output.")
+
+
+def _ingest(files: list[Path], base_model: Path, config: Config, run: RunFolder) -> Ingested:
     documents: list[dict[str, Any]] = []
     texts: dict[str, dict[str, Any]] = {}
     occurrences: list[tuple[Any, ...]] = []
@@ -102,40 +143,6 @@ def ingest(config: Config, run: RunFolder) -> Ingested:
     write_table(run.chunks, chunks)
     write_table(run.occurrences, places)
     return Ingested(documents_table, chunks, places, token_limit(base_model))
-
-
-def count_ingest(documents: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, int]:
-    """Numbers of documents, chunks, further copies of a text, and files that could not be read."""
-    return {
-        "documents": len(documents),
-        "chunks": len(chunks),
-        "duplicates": int(chunks["count"].sum()) - len(chunks),
-        "skipped": int((documents["status"] == "skipped").sum()),
-    }
-
-
-def input_files(config: Config) -> list[Path]:
-    """The files to read, those of the output folder left out.
-
-    Raises:
-        ConfigError: the folder is missing or empty, or is the output folder too.
-    """
-    check_output(config)
-    folder, output = config.path.input_dir, config.path.output_dir.resolve()
-    if not folder.is_dir():
-        raise ConfigError(f"path.input_dir: {folder} is not a folder. Write the path of the folder with your texts.")
-    around = output in folder.resolve().parents  # then what it holds is not all output
-    files = [path for path in list_files(folder) if around or output not in path.resolve().parents]
-    if not files:
-        raise ConfigError(f"path.input_dir: {folder} holds no files. Put .txt, .md, .pdf, .docx or .jsonl files in it.")
-    return files
-
-
-def check_output(config: Config) -> None:
-    """Raises a ConfigError, before anything is written, where the output would come among the texts."""
-    output = config.path.output_dir.resolve()
-    if output == config.path.input_dir.resolve():
-        raise ConfigError(f"path.output_dir: {output} is path.input_dir too. Write another folder for the output.")
 
 
 def _describe(path: Path, folder: Path) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """One run at a time on an output folder: the second says so and stops.
 
 The command line holds a lock for as long as it runs, and the notebooks that it starts pass it; a notebook that a person
-runs holds it only while something is paid for or trained, not for as long as it stays open. The operating system
-lets go of a lock when its process dies, however it dies.
+runs holds it only while something is read, paid for, trained or predicted, not for as long as it stays open. The
+operating system lets go of a lock when its process dies, however it dies.
 """
 
 import os

@@ -32,7 +32,8 @@ class Run:
 
     def finish(self) -> str:
         """Leaves the step's stamp, so that it is not run again before something it depends on changes."""
-        finish(find_stage(self.stage), self.folder, self.read)
+        with one_step(self.folder.root):
+            finish(find_stage(self.stage), self.folder, self.read)
         return f"{self.stage} is done. Its results are in {self.folder.name}."
 
     def save(self, figure: Any, name: str) -> Any:

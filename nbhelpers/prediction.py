@@ -19,6 +19,7 @@ from nbhelpers.errors import ConfigError, RunFolderError
 from nbhelpers.evaluation import accuracy_interval
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
+from nbhelpers.lock import one_step
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_json, write_table, write_text
 
@@ -61,42 +62,11 @@ def predict_all(config: Config, run: RunFolder, store: LabelStore) -> pd.DataFra
         A row for every input text, in the order of the files: source, position, start, end, text, label,
         label_source (classifier, LLM, human), predicted_label, probability (of predicted_label, 0 to 1), llm_label,
         one column p_<class> for each class, chunk_id, metadata.
+    Raises:
+        RunFolderError: another run works on the folder, or there is no classifier yet.
     """
-    number, classifier = final_classifier(run)
-    chunks = run.read_table(run.chunks, made_by="01_ingest")
-    everything = config.classification.predict_on_whole_set_at_the_end
-    if not everything:
-        chunks = chunks[chunks["chunk_id"].isin(set(read_test_labels(run)["chunk_id"]))].reset_index(drop=True)
-    if everything:
-        proba = _predict_in_parts(run, classifier, chunks, part_key=_part_key(run, number))
-    else:
-        proba = classifier.predict_proba(chunks["text"].tolist())
-    best = proba.argmax(axis=1)
-    names = np.array(classifier.classes, dtype=object)
-    predicted = pd.DataFrame(
-        {
-            "chunk_id": chunks["chunk_id"],
-            "text": chunks["text"],
-            "predicted_label": names[best],
-            "probability": proba[np.arange(len(proba)), best],
-        }
-    )
-    predicted["llm_label"] = predicted["chunk_id"].map(_llm_labels(run)).astype(object)
-    human = predicted["chunk_id"].map(store.human_labels()).astype(object)
-    predicted["label"] = human.fillna(predicted["llm_label"]).fillna(predicted["predicted_label"])
-    predicted["label_source"] = np.where(
-        human.notna(), "human", np.where(predicted["llm_label"].notna(), "LLM", "classifier")
-    )
-    for column, name in enumerate(classifier.classes):
-        predicted[CLASS_COLUMN.format(name)] = proba[:, column]
-    places = run.read_table(run.occurrences, made_by="01_ingest")
-    table = places[["source", "position", "start", "end", "chunk_id", "metadata"]].merge(predicted, on="chunk_id")
-    first = ["source", "position", "start", "end", "text", "label", "label_source", "predicted_label", "probability"]
-    first += ["llm_label", *(CLASS_COLUMN.format(name) for name in classifier.classes), "chunk_id", "metadata"]
-    table = table[first]
-    if everything:
-        _write(run, table, classifier.classes)
-    return table
+    with one_step(run.root):
+        return _predict_all(config, run, store)
 
 
 def compare_with_truth(
@@ -166,6 +136,44 @@ def read_truth(config: Config) -> pd.DataFrame | None:
     if unknown:
         raise ConfigError(f"path.truth: {file} holds labels that are not classes: {', '.join(sorted(unknown))}.")
     return truth[["source", "position", "label"]].dropna().rename(columns={"label": "true_label"})
+
+
+def _predict_all(config: Config, run: RunFolder, store: LabelStore) -> pd.DataFrame:
+    number, classifier = final_classifier(run)
+    chunks = run.read_table(run.chunks, made_by="01_ingest")
+    everything = config.classification.predict_on_whole_set_at_the_end
+    if not everything:
+        chunks = chunks[chunks["chunk_id"].isin(set(read_test_labels(run)["chunk_id"]))].reset_index(drop=True)
+    if everything:
+        proba = _predict_in_parts(run, classifier, chunks, part_key=_part_key(run, number))
+    else:
+        proba = classifier.predict_proba(chunks["text"].tolist())
+    best = proba.argmax(axis=1)
+    names = np.array(classifier.classes, dtype=object)
+    predicted = pd.DataFrame(
+        {
+            "chunk_id": chunks["chunk_id"],
+            "text": chunks["text"],
+            "predicted_label": names[best],
+            "probability": proba[np.arange(len(proba)), best],
+        }
+    )
+    predicted["llm_label"] = predicted["chunk_id"].map(_llm_labels(run)).astype(object)
+    human = predicted["chunk_id"].map(store.human_labels()).astype(object)
+    predicted["label"] = human.fillna(predicted["llm_label"]).fillna(predicted["predicted_label"])
+    predicted["label_source"] = np.where(
+        human.notna(), "human", np.where(predicted["llm_label"].notna(), "LLM", "classifier")
+    )
+    for column, name in enumerate(classifier.classes):
+        predicted[CLASS_COLUMN.format(name)] = proba[:, column]
+    places = run.read_table(run.occurrences, made_by="01_ingest")
+    table = places[["source", "position", "start", "end", "chunk_id", "metadata"]].merge(predicted, on="chunk_id")
+    first = ["source", "position", "start", "end", "text", "label", "label_source", "predicted_label", "probability"]
+    first += ["llm_label", *(CLASS_COLUMN.format(name) for name in classifier.classes), "chunk_id", "metadata"]
+    table = table[first]
+    if everything:
+        _write(run, table, classifier.classes)
+    return table
 
 
 def _predict_in_parts(run: RunFolder, classifier: Classifier, chunks: pd.DataFrame, *, part_key: str) -> Any:

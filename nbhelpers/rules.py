@@ -17,6 +17,7 @@ from nbhelpers.errors import ChatError, ConfigError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import chat_settings, stored_under
 from nbhelpers.local_llm import LocalLLM
+from nbhelpers.lock import one_step
 from nbhelpers.progress import progress_bar
 from nbhelpers.prompt_files import RULES_PROMPT, Message, load_prompt, render
 from nbhelpers.run_folder import RunFolder, write_yaml
@@ -141,12 +142,17 @@ def ask_large(config: Config, asked: list[Message], store: LabelStore) -> str:
         ChatError: it could not be asked, or wrote nothing.
         BudgetError: what is left of the budget does not suffice.
     """
-    api = config.api_of("large")
     key = stored_under(config, "large", text="", prompt=asked)
     kept = store.get_answers([key]).get(key)
     if kept is not None:
         store.count_cached(1)
         return str(kept.reply)
+    with one_step(store.path.parent):
+        return _ask_large(config, asked, store, key)
+
+
+def _ask_large(config: Config, asked: list[Message], store: LabelStore, key: str) -> str:
+    api = config.api_of("large")
     max_tokens, reason, budget = MAX_TOKENS, "", Budget(config, store)
     for _ in range(TRIES):
 

@@ -3,13 +3,24 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chat_server import ChatServer
+from runs_made import WORDS, WordFits, prepare, texts_of, write_rows
 
 from nbhelpers import lock
+from nbhelpers.config import Config
 from nbhelpers.errors import RunFolderError
+from nbhelpers.ingest import ingest
+from nbhelpers.label_store import LabelStore
 from nbhelpers.lock import HOLDER, one_run, one_step
+from nbhelpers.notebook import open_run
+from nbhelpers.prediction import predict_all
+from nbhelpers.rounds import Rounds
+from nbhelpers.rules import make_rules
+from nbhelpers.run_folder import RunFolder
 
 HOLD = """
 import sys, time
@@ -78,3 +89,49 @@ def test_a_folder_that_cannot_be_locked_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", "utf-8")
     with pytest.raises(RunFolderError, match=r"could not be locked .*path\.output_dir"), one_run(tmp_path / "file"):
         pass
+
+
+def test_no_step_opened_by_hand_works_beside_a_run(
+    make_config: Callable[..., Config],
+    server: ChatServer,
+    run: RunFolder,
+    store: LabelStore,
+    fits: WordFits,
+    tiny_base_model: Path,
+) -> None:
+    sizes = {"train_set_size": 15, "test_set_size": 15, "max_iters": 1, "model_path": str(tiny_base_model)}
+    config = make_config(server.url, training=sizes)
+    write_rows(config.path.input_dir, texts_of(dict.fromkeys(WORDS, 15)))
+    prepare(config, run, store)
+    Rounds(config, run, store).run_until_done()
+    predict_all(config, run, store)
+    opened = open_run("05_predict", config.model_dump(mode="json"))
+    write_rows(config.path.input_dir, texts_of({"goal": 5}, seed=1), name="more.jsonl")
+    steps: list[Callable[[], object]] = [
+        lambda: ingest(config, run),
+        lambda: make_rules(config, run, store),
+        lambda: predict_all(config, run, store),
+        opened.finish,
+    ]
+    run.rules.unlink()
+    (run.predictions / "predictions.csv").unlink()
+    config = make_config(server.url, training=sizes, classification={"desc": "Sort them otherwise."})
+    process = holder("one_run", run.root)
+    try:
+        server.reset()
+        before = run.chunks.read_bytes()
+        for step in steps:
+            with pytest.raises(RunFolderError, match="Another run works on"):
+                step()
+        assert server.calls == 0
+        assert run.chunks.read_bytes() == before
+        assert not run.rules.exists()
+        assert not (run.predictions / "predictions.csv").exists()
+    finally:
+        process.kill()
+        process.wait()
+    with one_run(run.root):  # as a notebook that the run itself started
+        for step in steps[:2]:
+            step()
+    assert run.rules.exists()
+    assert run.chunks.read_bytes() != before
