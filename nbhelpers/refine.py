@@ -2,8 +2,8 @@
 
 Both label a pilot of random texts. What they differ on in one half goes back to the large LLM, which proposes edited
 rules; these are kept only if the two then agree on more texts of the other half, both labelling it by the new rules.
-Agreement is not accuracy, as rules that know one class only are agreed upon too: so it is said how many of the large
-LLM's labels moved. A pilot text never enters the test set (test_set.py). Rules of a person are left alone.
+Agreement is not accuracy, as rules that know one class only are agreed upon too: so an edit that gives a class up is
+not kept, and it is said how many of the large LLM's labels moved. A pilot text never enters the test set (test_set.py). Rules of a person are left alone.
 """
 
 import contextlib
@@ -124,13 +124,15 @@ def refine_rules(config: Config, run: RunFolder, store: LabelStore, made: Rules)
     done = replace(done, after=after, moved=int(moved.sum()))
     if after.same <= before.same:
         return replace(done, why="Not kept: the two models do not agree more often by the proposed rules.")
+    lost = _given_up(old, new)
+    if lost:
+        return replace(
+            done, why=f"Not kept: the models agree more often, but on no held-out text of {', '.join(lost)}."
+        )
     refined = {"from": made.text, "held_out": after.n, "agreed_before": before.same, "agreed_after": after.same}
     if not replace_rules(run, proposed, refined=refined):
         return replace(done, why="Not kept: the rules were edited by hand meanwhile.")
     why = "Kept: the two models agree more often by the new rules."
-    gone = sorted(set(old["large"].dropna()) - set(new["large"].dropna()))
-    if gone:  # which could be how they came to agree
-        why += f" But no held-out text is {', '.join(gone)} any more: read the changes."
     return replace(done, rules=proposed, kept=True, why=why)
 
 
@@ -170,6 +172,13 @@ def _label_both(chunks: pd.DataFrame, rules: str, config: Config, store: LabelSt
 
 def _agreed(table: pd.DataFrame) -> Agreed:
     return Agreed(int((table["large"].notna() & (table["large"] == table["small"])).sum()), len(table))
+
+
+def _given_up(old: pd.DataFrame, new: pd.DataFrame) -> list[str]:
+    """Classes that the large LLM used, or both agreed on, by the old rules, and that have no such text by the new."""
+    agreed = [table[table["large"] == table["small"]] for table in (old, new)]
+    gone, torn = (set(before["large"].dropna()) - set(after["large"]) for before, after in ((old, new), agreed))
+    return sorted(gone | torn)
 
 
 def _listed(differ: pd.DataFrame) -> str:

@@ -263,15 +263,36 @@ def test_labels_of_the_large_model_are_those_by_the_same_rules_and_what_moved_is
     make_config: MakeConfig, run: RunFolder, store: LabelStore
 ) -> None:
     def labels(model: str, word: str, rules: str) -> str | None:
-        return "weather" if "Give up" in rules else None
+        turned = {"goal": "politics", "vote": "weather", "rain": "sports"}
+        return turned[word] if "Turn" in rules else None
+
+    with ChatServer(Readers("<rules>Turn them.</rules>", labels)) as server:
+        learned = learn(config_of(make_config, server), run, store)
+    assert (learned.kept, learned.after, learned.moved) == (True, Agreed(10, 10), 10)  # its old labels would differ
+
+
+@pytest.mark.parametrize("by_both", [True, False])
+def test_an_edit_that_gives_a_class_up_is_not_kept_though_the_two_agree_more_often(
+    by_both: bool, make_config: MakeConfig, run: RunFolder, store: LabelStore
+) -> None:
+    """Votes, which the two differ on, are weather to both; or sports, which they agree on, to none any more."""
+
+    def labels(model: str, word: str, rules: str) -> str | None:
+        if "Give up" not in rules:
+            return "politics" if by_both and word == "rain" and model == "little" else None
+        if by_both:
+            return "politics" if word == "goal" and model == "little" else WORDS[word]
+        return "weather" if word == "vote" else None
 
     with ChatServer(Readers("<rules>Give up.</rules>", labels)) as server:
-        config = config_of(make_config, server)
+        config = config_of(make_config, server, n=40)
         learned = learn(config, run, store)
-    held_out = halves(config, run)[1]
-    assert (learned.kept, learned.after) == (True, Agreed(10, 10))  # against its old labels they would be far off
-    assert learned.moved == sum(WORDS[word_of(text)] != "weather" for text in held_out) > 0
-    assert "no held-out text is politics, sports any more" in learned.why
+    assert learned.before is not None
+    assert learned.after is not None
+    assert learned.after.same > learned.before.same
+    assert untouched(learned, run)
+    assert f"but on no held-out text of {'sports' if by_both else 'politics'}." in learned.why
+    assert "+Give up." in learned.diff
 
 
 @pytest.mark.parametrize(
