@@ -3,7 +3,8 @@
 Both label a pilot of random texts. What they differ on in one half goes back to the large LLM, which proposes edited
 rules; these are kept only if the two then agree on more texts of the other half, both labelling it by the new rules.
 Agreement is not accuracy, as rules that know one class only are agreed upon too: so an edit that gives a class up is
-not kept, and it is said how many of the large LLM's labels moved. A pilot text never enters the test set (test_set.py). Rules of a person are left alone.
+not kept, and it is said how many of the large LLM's labels moved. A pilot text never enters the test set
+(test_set.py). Rules of a person are left alone.
 """
 
 import contextlib
