@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nbhelpers.audit import TruthEstimate, draw_audit, support_claim, truth_interval
 from nbhelpers.config import Config
 from nbhelpers.encodings import listed
 from nbhelpers.errors import ConfigError
@@ -46,6 +47,31 @@ def human_labels(config: Config, run: RunFolder, store: LabelStore) -> HumanLabe
     )
     labels = dict(zip(table["chunk_id"], table["label"], strict=True))
     return HumanLabels({**labels, **given}, set(table.loc[table["drawn"] == "random", "chunk_id"]), problems)
+
+
+def accuracy_against_people(
+    predicted: Sequence[str], test: pd.DataFrame, *, config: Config, run: RunFolder, store: LabelStore
+) -> TruthEstimate | None:
+    """A classifier's accuracy against people's labels of test texts drawn at random; None where there are none.
+
+    Args:
+        predicted: its class of each test text.
+        test: the test set with the LLM's labels, in the same order.
+        config, run, store: where people's labels are.
+    """
+    ids = test["chunk_id"].tolist()
+    people = human_labels(config, run, store)
+    given = {chunk_id: label for chunk_id, label in people.labels.items() if chunk_id in set(ids)}
+    order = draw_audit(ids, len(ids), config.system.seed)
+    claim = support_claim(order, set(given), declared=people.declared & set(ids)).claim
+    if not claim:
+        return None
+    place = {chunk_id: i for i, chunk_id in enumerate(ids)}
+    return truth_interval(
+        [said == label for said, label in zip(predicted, test["label"], strict=True)],
+        [place[chunk_id] for chunk_id in claim],
+        [predicted[place[chunk_id]] == given[chunk_id] for chunk_id in claim],
+    )
 
 
 def read_human_labels(

@@ -8,6 +8,7 @@ step stale is not decided here (see stages).
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
@@ -56,6 +57,22 @@ class RunFolder:
         """The numbers of the classifiers that are there, ascending."""
         names = (folder.name.removeprefix("classifier_") for folder in self.classifiers.glob("classifier_*"))
         return sorted(int(name) for name in names if name.isdecimal())
+
+    def forget_iterations(self, first: int) -> None:
+        """Removes the classifiers from number `first` on, and their datasets."""
+        for number in [number for number in self.iterations() if number >= first]:
+            shutil.rmtree(self.classifier(number))
+            self.dataset(number).unlink(missing_ok=True)
+
+    def copy_iteration(self, number: int, *, to: int) -> None:
+        """Gives a classifier and its dataset a second number; a killed copy leaves nothing under it."""
+        target = self.classifier(to)
+        part = target.with_name(f".{target.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(self.classifier(number), part)
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+        write_text(self.dataset(to), self.dataset(number).read_text("utf-8"))
 
     @cached_property
     def name(self) -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 import pytest
 from chat_server import keyword_labeller
 
-from nbhelpers import prediction, rounds
+from nbhelpers import iteration, prediction
 from nbhelpers.config import Config
 from nbhelpers.errors import ClassifierError
 from nbhelpers.ingest import ingest
@@ -102,7 +102,7 @@ class WordClassifier:
 
 
 class WordFits:
-    """Takes the place of `rounds.fit`.
+    """Takes the place of `iteration.fit`.
 
     Args:
         blind: of the first, second, ... classifier made: key words that it gets wrong. Those after know them all.
@@ -142,8 +142,8 @@ class WordFits:
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Self:
         """Puts it in place of `fit`, and WordClassifier in place of Classifier, until the test ends."""
-        monkeypatch.setattr(rounds, "fit", self)
-        monkeypatch.setattr(rounds, "Classifier", WordClassifier)
+        monkeypatch.setattr(iteration, "fit", self)
+        monkeypatch.setattr(iteration, "Classifier", WordClassifier)
         monkeypatch.setattr(prediction, "Classifier", WordClassifier)
         monkeypatch.setattr(WordClassifier, "asked", [])
         monkeypatch.setattr(WordClassifier, "dies_at", None)

@@ -14,7 +14,7 @@ from chat_server import ChatServer, shown_text
 from runs_made import LABELLER, SURE, UNSURE, WORDS, WordClassifier, WordFits, prepare, texts_of, word_of, write_rows
 from tiny_models import tiny_bert
 
-from nbhelpers import prediction, rounds
+from nbhelpers import iteration, prediction
 from nbhelpers.classifier import Classifier, TrainingSettings
 from nbhelpers.config import Config
 from nbhelpers.errors import ConfigError, RunFolderError
@@ -326,7 +326,7 @@ def test_a_real_classifier_says_the_same_as_by_itself(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rounds, "TrainingSettings", partial(TrainingSettings, min_steps=3))
+    monkeypatch.setattr(iteration, "TrainingSettings", partial(TrainingSettings, min_steps=3))
     monkeypatch.setattr(prediction, "TEXTS_PER_PART", 25)
     base = tiny_bert(tmp_path / "base", WORDS)
     training = {"model_path": str(base), "train_set_size": 10, "test_set_size": 10, "max_iters": 1}

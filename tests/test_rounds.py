@@ -15,7 +15,7 @@ from chat_server import ChatServer, keyword_labeller, shown_text
 from runs_made import LABELLER, WORDS, WordFits, dataset, prepare, texts_of, write_rows
 from tiny_models import tiny_bert
 
-from nbhelpers import rounds as module
+from nbhelpers import batches, iteration
 from nbhelpers.classifier import Classifier, TrainingSettings
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ConfigError, RunFolderError
@@ -221,7 +221,7 @@ def test_random_selection_asks_no_classifier(start: Start, fits: WordFits, store
 def test_an_increment_over_the_number_of_candidates_looked_at_is_filled(
     start: Start, fits: WordFits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "MOST_CANDIDATES", 5)
+    monkeypatch.setattr(batches, "MOST_CANDIDATES", 5)
     fits.blind = [ALL] * 3
     report = start(training={"train_set_increment": 30}).run_until_done()
     assert [row["labels"] for row in report["iterations"]] == [20, 50, 80]
@@ -344,9 +344,9 @@ def test_one_more_step_goes_beyond_max_iters(start: Start, server: ChatServer, f
     fits.blind = [ALL] * 9
     rounds = start()
     rounds.run_until_done()
-    iteration = rounds.step()
-    assert iteration is not None
-    assert (iteration.number, iteration.row["labels"]) == (4, 50)
+    made = rounds.step()
+    assert made is not None
+    assert (made.number, made.row["labels"]) == (4, 50)
     report = report_of(run)
     assert (report["status"], report["final"]["classifier"]) == ("max_iters", "classifier_4")
     assert len(report["iterations"]) == 4
@@ -385,7 +385,7 @@ def test_the_balance_that_a_person_chooses_holds_from_the_next_iteration(start: 
     rounds.choose_balance("weights")
     rounds.step()
     assert [made["settings"].balance for made in fits.made] == ["auto", "weights"]
-    assert [iteration.row["balance"] for iteration in rounds.done] == ["auto", "weights"]
+    assert [made.row["balance"] for made in rounds.done] == ["auto", "weights"]
 
 
 def test_without_an_iteration_there_is_no_final_one(start: Start) -> None:
@@ -464,14 +464,14 @@ def test_a_run_killed_between_iterations_repeats_nothing_and_goes_on(
     rounds = start()
     rounds.step()
     rounds.step()
-    figures = [{**iteration.row, "seconds": 0} for iteration in rounds.done]
+    figures = [{**made.row, "seconds": 0} for made in rounds.done]
     before, calls = made_at(run), server.calls
     with LabelStore(run.labels) as store:
         again = Rounds(rounds.config, run, store)
         again.step()
         again.step()
         assert (made_at(run), server.calls, len(fits.made)) == (before, calls, 2)
-        assert [{**iteration.row, "seconds": 0} for iteration in again.done] == figures
+        assert [{**made.row, "seconds": 0} for made in again.done] == figures
         assert again.status is None
         assert again.run_until_done()["status"] == "max_iters"
     assert len(fits.made) == 3
@@ -818,7 +818,7 @@ def one_thread() -> Iterator[None]:
 def test_a_tiny_transformer_is_trained_kept_and_usable(
     start: Start, server: ChatServer, run: RunFolder, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(module, "TrainingSettings", FAST)
+    monkeypatch.setattr(iteration, "TrainingSettings", FAST)
     texts = texts_of({"goal": 70, "rain": 70}, words=2)
     base = tiny_bert(tmp_path / "base", ["goal rain"])
     changes = {"classification": {"classes": ["sports", "weather"]}, "training": {"model_path": str(base)}}
@@ -840,7 +840,7 @@ def test_a_tiny_transformer_is_trained_kept_and_usable(
 def test_a_single_class_in_all_labels_runs_through(
     start: Start, server: ChatServer, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "TrainingSettings", partial(FAST, min_steps=5))
+    monkeypatch.setattr(iteration, "TrainingSettings", partial(FAST, min_steps=5))
     server.answer = lambda model, messages: "Final label: 0" if shown_text(messages) else "1. Rules."
     rounds = start(training={"max_iters": 2})
     report = rounds.run_until_done()

@@ -60,6 +60,32 @@ def test_iterations_are_numbers_in_order(tmp_path: Path) -> None:
     assert run.iterations() == [1, 2, 10]
 
 
+def made_iterations(root: Path, numbers: list[int]) -> RunFolder:
+    run = RunFolder(root)
+    for number in numbers:
+        write_text(run.classifier(number) / "config.json", str(number))
+        write_text(run.dataset(number), f"rows of {number}\n")
+    return run
+
+
+def test_iterations_from_a_number_on_are_forgotten_with_their_datasets(tmp_path: Path) -> None:
+    run = made_iterations(tmp_path, [1, 2, 3])
+    run.dataset(3).unlink()  # a run may be killed between the two
+    run.forget_iterations(2)
+    assert run.iterations() == [1]
+    assert [path.name for path in run.datasets.iterdir()] == ["dataset_1.jsonl"]
+
+
+def test_a_copied_iteration_takes_the_place_of_what_bore_its_number(tmp_path: Path) -> None:
+    run = made_iterations(tmp_path, [1, 2])
+    write_text(run.classifier(2) / "left_over.txt", "of 2")
+    run.copy_iteration(1, to=2)
+    assert run.iterations() == [1, 2]
+    assert [path.name for path in run.classifier(2).iterdir()] == ["config.json"]
+    assert (run.classifier(2) / "config.json").read_text("utf-8") == "1"
+    assert run.dataset(2).read_text("utf-8") == "rows of 1\n"
+
+
 def test_a_run_is_named_as_people_wrote_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

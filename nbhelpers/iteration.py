@@ -1,0 +1,157 @@
+"""One iteration's classifier: trained on the labels so far, or kept where it is up to date, and measured.
+
+Which texts are labelled, and whether another iteration follows, is not decided here (see batches and stopping).
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nbhelpers.classifier import Classifier, TrainingSettings, fit
+from nbhelpers.config import Config
+from nbhelpers.errors import ChatError, ClassifierError, ConfigError
+from nbhelpers.evaluation import Evaluation, clearly_better, evaluate, lower_bound
+from nbhelpers.models import find_model
+from nbhelpers.progress import counter, progress_bar
+from nbhelpers.run_folder import RunFolder, write_text
+
+DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration made; `row` is its entry in report.json, `predicted` the classes of all test texts."""
+
+    number: int
+    row: dict[str, Any]
+    labels: pd.DataFrame
+    evaluation: Evaluation
+    predicted: list[str]
+
+
+def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, run: RunFolder) -> Classifier:
+    """Trains and saves classifier `number`; one that was made from the same labels and settings is loaded instead.
+
+    Args:
+        number: the iteration's. Classifiers from it on, made from other labels, are removed.
+        labels: all labels so far, with split; those of the validation set, and failed ones, are not trained on.
+        balance: "auto", "none" or "weights".
+        config, run: the encoder, seed and classes; where it is saved.
+    Raises:
+        ChatError: no text has a label.
+        ConfigError: all labels are in the validation set.
+    """
+    usable = labels[labels["label"].notna()]
+    texts = usable[usable["split"] == "train"]
+    if usable.empty:
+        [(reason, _)] = Counter(labels["reason"]).most_common(1)
+        raise ChatError(
+            f"None of the {len(labels)} texts got a label ({reason}). "
+            "Look at the replies in labels.sqlite, or try another api.small_model."
+        )
+    if texts.empty:
+        raise ConfigError(f"All {len(usable)} labels are in the validation set. Raise training.train_set_size.")
+    rows = [{k: v for k, v in row.items() if pd.notna(v)} for row in texts[DATASET_COLUMNS].to_dict("records")]
+    dataset = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    settings = TrainingSettings(seed=config.system.seed, balance=balance)
+    classes, base_model = config.classification.classes, config.training.model_path
+    wanted = {"dataset": _hash(dataset), "base_model": base_model, "classes": classes}
+    kept = _load_if_made_from(run.classifier(number), {**wanted, "settings": settings.fingerprint()})
+    if kept is not None:
+        return kept
+    run.forget_iterations(number)
+    with progress_bar(None, desc=f"training classifier_{number}", unit="step") as bar:
+        classifier = fit(
+            texts["text"].tolist(),
+            texts["label"].tolist(),
+            classes=classes,
+            base_model=find_model(base_model),
+            settings=settings,
+            progress=counter(bar),
+        )
+    classifier.training.update(wanted)
+    write_text(run.dataset(number), dataset)
+    classifier.save(run.classifier(number))
+    return classifier
+
+
+def measure(
+    number: int, classifier: Classifier, labels: pd.DataFrame, test: pd.DataFrame, *, balance: str, seconds: float
+) -> Iteration:
+    """The iteration's figures on the test set and on the validation set.
+
+    Args:
+        number: the iteration's, from 1.
+        classifier: its classifier.
+        labels: all labels so far, with split.
+        test: the test set; texts without a label are counted, and left out of the figures.
+        balance, seconds: what the iteration was trained with, and how long it took.
+    """
+    test = test.assign(predicted=predict(classifier, test["text"]))
+    labelled = test[test["label"].notna()]
+    evaluation = evaluate(labelled["label"].tolist(), labelled["predicted"].tolist(), classes=classifier.classes)
+    usable = labels[labels["label"].notna()]
+    validation = usable[usable["split"] == "validation"]
+    right = predicted_right(classifier, validation)
+    row = {
+        "iteration": number,
+        "labels": len(labels),
+        "train_size": int((usable["split"] == "train").sum()),
+        "validation_size": len(validation),
+        "test_size": evaluation.n,
+        "failed_labels": int(labels["label"].isna().sum()),
+        "labelled_by": {str(source): int(n) for source, n in usable["source"].value_counts().items()},
+        "failed_test_labels": len(test) - len(labelled),
+        **evaluation.to_dict(),
+        "lower_bound": lower_bound(evaluation.correct, evaluation.n, look=number),
+        "looks": number,
+        "validation_accuracy": sum(right) / len(right) if right else None,
+        "balance": balance,
+        "seconds": round(seconds, 2),
+    }
+    return Iteration(number, row, labels, evaluation, test["predicted"].tolist())
+
+
+def find_better(done: Sequence[Iteration], *, run: RunFolder) -> Iteration | None:
+    """The best of the earlier iterations that are clearly better than the last one on its validation set, if any."""
+    last = done[-1]
+    validation = last.labels[last.labels["label"].notna() & (last.labels["split"] == "validation")]
+    if validation.empty:
+        return None
+    right = {i.number: predicted_right(Classifier.load(run.classifier(i.number)), validation) for i in done}
+    better = [i for i in done[:-1] if clearly_better(right[i.number], right[last.number])]
+    return max(better, key=lambda i: (sum(right[i.number]), i.number), default=None)
+
+
+def predict(classifier: Classifier, texts: "pd.Series[str]") -> list[str]:
+    """The likeliest class of each text."""
+    return [classifier.classes[place] for place in classifier.predict_proba(texts.tolist()).argmax(axis=1)]
+
+
+def predicted_right(classifier: Classifier, labels: pd.DataFrame) -> list[bool]:
+    """For each labelled text, whether the classifier says the same."""
+    said = predict(classifier, labels["text"]) if len(labels) else []
+    return [one == label for one, label in zip(said, labels["label"], strict=True)]
+
+
+def _load_if_made_from(folder: Path, wanted: dict[str, Any]) -> Classifier | None:
+    try:
+        made = json.loads((folder / "training.json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return None
+    if any(made.get(key) != json.loads(json.dumps(value)) for key, value in wanted.items()):
+        return None
+    try:
+        return Classifier.load(folder)
+    except ClassifierError:  # its weights are gone or damaged: it is trained again
+        return None
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
