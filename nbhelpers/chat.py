@@ -12,6 +12,7 @@ import contextvars
 import json
 import random
 import re
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -140,6 +141,7 @@ class ApiChat:
             api_key=self.settings.api_key or "none",
             max_retries=0,
             timeout=openai.Timeout(self.settings.timeout_seconds, connect=min(10.0, self.settings.timeout_seconds)),
+            http_client=openai.DefaultAsyncHttpxClient(event_hooks={"response": [_acknowledge]}),
         )
         return self
 
@@ -394,6 +396,18 @@ def run_async(coroutine: Coroutine[Any, Any, T]) -> T:
                 loop.call_soon_threadsafe(task.cancel)
         thread.join()
         raise
+
+
+async def _acknowledge(response: Any) -> None:
+    """Acknowledges the head of an answer at once, as many servers send its body only then.
+
+    Python's own server is one of them, and so are small ones for local models. Linux would let them wait for 40 ms
+    with every answer (Nagle's algorithm against delayed acknowledgement, RFC 1122, 4.2.3.2).
+    """
+    if hasattr(socket, "TCP_QUICKACK"):
+        connection = response.extensions["network_stream"].get_extra_info("socket")
+        with contextlib.suppress(OSError):  # it is closed already
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
 
 def _with_tokens(reply: Reply, prompt_tokens: int, completion_tokens: int) -> Reply:

@@ -282,6 +282,17 @@ def test_an_endpoint_with_a_lower_limit_is_used_to_the_end() -> None:
         assert len(asyncio.run(main(server))) == 40
 
 
+def test_no_answer_waits_for_its_head_to_be_acknowledged() -> None:
+    """Python's server sends head and body apart; Linux acknowledges the first after 40 ms unless it is told to."""
+    with ChatServer(echo) as server:
+
+        async def main() -> list[float]:
+            async with ApiChat(settings(server)) as endpoint:
+                return [(await endpoint.complete(HELLO)).seconds for _ in range(10)]
+
+        assert sorted(asyncio.run(main()))[2] < 0.035
+
+
 def test_check_passes_without_a_paid_call_where_the_model_is_listed() -> None:
     with ChatServer(echo, models=["m"], key=KEY) as server:
         check(settings(server))
