@@ -1,5 +1,6 @@
 # make demo: the whole run on the bundled texts, without a key.  make test: everything CI runs.
-# make lab: JupyterLab on the first notebook.                    make setup: only the environment.
+# make test-browser: the notebooks and their widgets in Chromium. make lab: JupyterLab on the first notebook.
+# make setup: only the environment.
 PYTHON ?= python3
 # Options for pip; for example an index with PyTorch's CPU build (see README.md, "Installing").
 PIP_FLAGS ?=
@@ -7,7 +8,7 @@ BIN := .venv/bin
 # torch's threads spin while they wait, which is slow beside any other busy program.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test check lab clean
+.PHONY: setup demo test test-browser check lab clean
 
 setup: .venv/ready
 
@@ -23,6 +24,10 @@ demo: setup
 
 test: check
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# Uses the Chromium on the PATH, and says how to get one; screenshots go to runs/screenshots.
+test-browser: setup
+	$(BIN)/python -m pytest tests/browser
 
 check: setup
 	$(BIN)/ruff check
