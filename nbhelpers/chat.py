@@ -111,12 +111,16 @@ class ChatSettings:
 class ApiChat:
     """One LLM behind an endpoint: `async with ApiChat(settings) as chat: reply = await chat.complete(messages)`.
 
+    Args:
+        settings: whom to ask, and how.
+        at_once: how many calls at once the endpoint took before, where that is known; see `at_once`.
     Raises:
         ChatRefusedError: the key or the address cannot be one.
     """
 
-    def __init__(self, settings: ChatSettings) -> None:
+    def __init__(self, settings: ChatSettings, *, at_once: int | None = None) -> None:
         self.settings = settings
+        self._throttle = Throttle(settings.concurrency, known=at_once)
         if re.search(r"[^\x21-\x7e]", settings.api_key):
             raise ChatRefusedError(
                 f"{settings.key('api_key')} holds a space or another character that no key has. Copy the key again."
@@ -134,7 +138,6 @@ class ApiChat:
         self._parameters: dict[str, Any] = {name: value for name, value in parameters.items() if value is not None}
 
     async def __aenter__(self) -> Self:
-        self._throttle = Throttle(self.settings.concurrency)
         self._last_answer: float | None = None
         self._client = openai.AsyncOpenAI(
             base_url=self.settings.base_url,
@@ -149,6 +152,11 @@ class ApiChat:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self._client.close()
+
+    @property
+    def at_once(self) -> int | None:
+        """How many calls at once the endpoint takes; None while that is still being found out."""
+        return self._throttle.known
 
     async def complete(
         self,

@@ -187,7 +187,9 @@ class _Asker:
         self.failed: dict[str, tuple[str, str]] = {}
         self.form = AnswerForm()
         self._stopped_by: list[NbhelpersError] = []
-        self._finding = f"answer form of {self.settings.model} at {self.settings.where}"
+        endpoint = f"{self.settings.model} at {self.settings.where}"
+        self._finding = f"answer form of {endpoint}"
+        self._at_once = f"calls at once, of at most {self.settings.concurrency}, to {endpoint}"
         self._seeks_form = config.labeling.answer_form == "auto" and not config.system.completion_mode
 
     async def ask_all(self, rows: Iterator[Row], n: int) -> None:
@@ -196,11 +198,14 @@ class _Asker:
         Raises:
             ChatRefusedError, EndpointError, BudgetError: nothing more can be asked.
         """
-        async with ApiChat(self.settings) as chat:
+        known = self.store.finding(self._at_once)
+        async with ApiChat(self.settings, at_once=None if known is None else int(known)) as chat:
             await self._find_form(chat, rows)
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.settings.concurrency, n)):
                     group.create_task(self._work(chat, rows))
+            if chat.at_once is not None:
+                self.store.note_finding(self._at_once, str(chat.at_once))
         if self._stopped_by:
             raise self._stopped_by[0]  # the first one says it; the others follow from it
 

@@ -17,19 +17,25 @@ TRY_ONE_MORE_AFTER_MOST = 1024
 class Throttle:
     """Gives out places for calls, `most` at once; for one event loop.
 
-    After `await acquire()` comes exactly one of `served()`, `refused()` and `release()`.
+    It begins with as many as are `known` from an earlier time to be taken, or with a few. After `await acquire()` comes
+    exactly one of `served()`, `refused()` and `release()`.
     """
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, known: int | None = None) -> None:
         self.most = most
-        self.places = min(FIRST_PLACES, most)
+        self.places = min(known or FIRST_PLACES, most)
         self.under_way = 0
         self._free = asyncio.Semaphore(self.places)
         self._too_many_free = 0  # places in the semaphore that are no more
-        self._known_limit = most
+        self._known_limit = min(known or most, most)
         self._answers = 0  # since the number last changed
         self._wait_answers = TRY_ONE_MORE_AFTER
         self._paused_until = 0.0
+
+    @property
+    def known(self) -> int | None:
+        """How many calls at once the endpoint takes; None while that is still being found out."""
+        return self.places if self.places >= self._known_limit else None
 
     async def acquire(self) -> None:
         """Waits for a place."""

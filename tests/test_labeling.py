@@ -168,6 +168,19 @@ def test_concurrency_limit_calls_run_at_once_and_never_more(
         assert server.calls == 12
 
 
+def test_the_next_batch_begins_with_as_many_calls_as_the_endpoint_took(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    chunks = some(60)
+    with ChatServer(LABELLER, latency=0.02, limit=2) as server:
+        config = make_config(server.url, labeling={"answer_form": "plain"})
+        label(chunks.head(40), config, store)
+        assert server.calls > 40  # some were refused
+        before = server.calls
+        assert label(chunks, config, store)["label"].tolist() == true_labels(chunks)
+        assert server.calls == before + 20
+
+
 # Replies that are no label
 
 

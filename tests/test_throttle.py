@@ -73,6 +73,23 @@ def test_a_limit_that_is_lifted_is_found_out(monkeypatch: pytest.MonkeyPatch) ->
     assert asyncio.run(main()).places == 10
 
 
+def test_what_is_known_of_an_endpoint_is_where_the_next_time_begins() -> None:
+    endpoint = Endpoint(6)
+
+    async def main(known: int | None, calls: int) -> tuple[Throttle, int]:
+        throttle = Throttle(64, known=known)
+        before, endpoint.peak = endpoint.refused, 0
+        await asyncio.gather(*(endpoint.call(throttle) for _ in range(calls)))
+        return throttle, endpoint.refused - before
+
+    few, refused = asyncio.run(main(None, 2))
+    assert (few.known, refused) == (None, 0)  # too few calls to know
+    first, refused = asyncio.run(main(None, 60))
+    assert refused >= 1
+    second, refused = asyncio.run(main(first.known, 30))
+    assert (first.known, second.known, refused, endpoint.peak) == (6, 6, 0, 6)
+
+
 def test_where_nothing_is_served_all_wait() -> None:
     endpoint = Endpoint(0, retry_after=0.2)
 
