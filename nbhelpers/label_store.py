@@ -118,18 +118,16 @@ class LabelStore:
 
     def get_answers(self, keys: Iterable[str]) -> dict[str, Answer]:
         """The answers that are there, by key."""
-        wanted = list(dict.fromkeys(keys))
         found: dict[str, Answer] = {}
-        with self._guard() as db:
-            for start in range(0, len(wanted), _KEYS_PER_QUERY):
-                part = wanted[start : start + _KEYS_PER_QUERY]
-                marks = ",".join("?" * len(part))
-                names = ", ".join(Answer.__dataclass_fields__)
-                for row in db.execute(f"SELECT {names} FROM answers WHERE key IN ({marks})", part):
-                    values = dict(zip(Answer.__dataclass_fields__, row, strict=True))
-                    values["scores"] = None if values["scores"] is None else json.loads(values["scores"])
-                    found[row[0]] = Answer(**values)
+        for row in self._rows_of(keys, ", ".join(Answer.__dataclass_fields__)):
+            values = dict(zip(Answer.__dataclass_fields__, row, strict=True))
+            values["scores"] = None if values["scores"] is None else json.loads(values["scores"])
+            found[row[0]] = Answer(**values)
         return found
+
+    def answered(self, keys: Iterable[str]) -> set[str]:
+        """Those of the keys that there is an answer to."""
+        return {row[0] for row in self._rows_of(keys, "key")}
 
     def put_answer(
         self,
@@ -351,6 +349,16 @@ class LabelStore:
             f"seconds, created) VALUES ({','.join('?' * len(values))})",
             values,
         )
+
+    def _rows_of(self, keys: Iterable[str], names: str) -> Iterator[Any]:
+        """These columns of the answers that are there."""
+        wanted = list(dict.fromkeys(keys))
+        for start in range(0, len(wanted), _KEYS_PER_QUERY):
+            part = wanted[start : start + _KEYS_PER_QUERY]
+            query = f"SELECT {names} FROM answers WHERE key IN ({','.join('?' * len(part))})"
+            with self._guard() as db:
+                rows = db.execute(query, part).fetchall()
+            yield from rows
 
     def _table(self, query: str, values: Sequence[Any] = ()) -> "pd.DataFrame":
         import pandas as pd

@@ -93,7 +93,7 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
     shared = prompt.render()
     keys = [stored_under(config, size, text=text, prompt=shared) for text in chunks["text"]]
     table = chunks[["chunk_id", "text"]].assign(key=keys)
-    known = store.get_answers(keys)
+    known = store.answered(keys)
     store.count_cached(sum(key in known for key in keys))
     missing = table[~table["key"].isin(known)]
     failed: dict[str, tuple[str, str]] = {}
@@ -104,17 +104,16 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
                 _score(missing, size, prompt, config, store, bar)
             else:
                 asker = _Asker(size, prompt, config, store, bar)
-                rows = missing[["chunk_id", "text", "key"]].itertuples(index=False, name=None)
+                waiting = missing[["chunk_id", "text", "key"]].itertuples(index=False, name=None)
                 with contextlib.suppress(BudgetError):  # what was bought by then is used
-                    run_async(asker.ask_all(rows, len(missing)))
+                    run_async(asker.ask_all(waiting, len(missing)))
                 failed = asker.failed
-    known = store.get_answers(keys)
-    labels = pd.DataFrame(
-        [_row(known.get(key), failed.get(key)) for key in keys], columns=["label", "confidence", "reason", "reply"]
-    )
+    answers = (store.get_answers([key]).get(key) for key in keys)  # one at a time: all of them would fill the memory
+    rows = [_row(answer, failed.get(key)) for key, answer in zip(keys, answers, strict=True)]
+    labels = pd.DataFrame(rows, columns=["label", "confidence", "scores", "reason", "reply"])
     if api.mode == "local":
         classes = config.classification.classes
-        scores = np.array([known[key].scores for key in keys], dtype=np.float32).reshape(len(keys), len(classes))
+        scores = np.array(labels["scores"].tolist(), dtype=np.float32).reshape(len(keys), len(classes))
         proba = center_scores(scores)
         labels["label"] = [classes[i] for i in proba.argmax(axis=1)]
         labels["confidence"] = proba.max(axis=1)
@@ -166,9 +165,9 @@ def read_test_labels(run: RunFolder) -> pd.DataFrame:
 
 def _row(answer: Answer | None, failure: tuple[str, str] | None) -> tuple[Any, ...]:
     if answer is not None:
-        return answer.label, answer.confidence, "", answer.reply
+        return answer.label, answer.confidence, answer.scores, "", answer.reply
     reason, reply = failure or (NOT_ASKED, "")
-    return None, None, reason, reply
+    return None, None, None, reason, reply
 
 
 class _Asker:

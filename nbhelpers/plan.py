@@ -251,7 +251,7 @@ class _Planner:
             return part.texts
         prompt = label_prompt(self.config, self.rules).render()
         keys = [stored_under(self.config, part.size, text=text, prompt=prompt) for text in part.texts["text"]]
-        known = self.store.get_answers(keys)
+        known = self.store.answered(keys)
         return part.texts[[key not in known for key in keys]]
 
     def _ask_first(self, part: _Part | None) -> None:

@@ -140,6 +140,7 @@ def test_many_answers_are_found_at_once(store: LabelStore) -> None:
     found = store.get_answers(f"k{number}" for number in range(2000))
     assert len(found) == 1203
     assert all(found[f"k{n}"].label == ("spam" if n % 2 else "ham") for n in range(1203))
+    assert store.answered([*(f"k{number}" for number in range(2000)), "other"]) == set(found)
 
 
 def test_what_determines_an_answer_changes_its_key() -> None:
