@@ -75,5 +75,7 @@ def settle_labels(
     corrected = labels["chunk_id"].isin(human)
     labels.loc[corrected, "label"] = labels.loc[corrected, "chunk_id"].map(human)
     labels.loc[corrected, "source"] = "human"
+    labels.loc[corrected, "reason"] = ""  # whatever became of the LLM's
+    labels.loc[corrected, "confidence"] = float("nan")
     held_out = validation_share(labels["chunk_id"].tolist())
     return labels.assign(split=["validation" if apart else "train" for apart in held_out])

@@ -8,7 +8,7 @@ when, is kept in the label store, so that an iteration that is repeated has the 
 import pandas as pd
 
 from nbhelpers.config import Config
-from nbhelpers.doubt import doubt, likely_errors, send_to_large
+from nbhelpers.doubt import doubt, examine, send_to_large
 from nbhelpers.features import Features, features
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks
@@ -40,18 +40,18 @@ def send_on(labels: pd.DataFrame, *, rules: str, config: Config, run: RunFolder,
     return _taken_over(labels, {c for c, at in sent.items() if at <= so_far}, rules, config, store)
 
 
-def doubtful_labels(labels: pd.DataFrame, *, config: Config, run: RunFolder) -> pd.DataFrame:
-    """Labels that are likely wrong, for a person to look at; none is dropped.
+def examine_labels(labels: pd.DataFrame, *, config: Config, run: RunFolder) -> pd.DataFrame:
+    """Every label beside what a classifier says that never saw it, and how likely it is wrong; none is dropped.
 
     Args:
-        labels: with text, label, confidence and source.
+        labels: with text, label, confidence and source; failed ones are left out.
+        config, run: the classes and the encoder; the features of the texts are kept in the run folder.
     Returns:
-        text, label, suggested, doubt (0 to 1) and source, the most doubtful first.
+        The rows with a label, with predicted, probability, suggested and doubt as `examine` gives them.
     """
-    usable = labels[labels["label"].notna()]
-    found = likely_errors(*_evidence(usable, config, run), classes=config.classification.classes, seed=0)
-    rows = usable.iloc[found["index"]].reset_index(drop=True)
-    return rows[["text", "label", "source"]].assign(suggested=found["suggested"], doubt=found["doubt"])
+    usable = labels[labels["label"].notna()].reset_index(drop=True)
+    found = examine(*_evidence(usable, config, run), classes=config.classification.classes, seed=config.system.seed)
+    return pd.concat([usable, found], axis=1)
 
 
 def _taken_over(labels: pd.DataFrame, sent: set[str], rules: str, config: Config, store: LabelStore) -> pd.DataFrame:

@@ -6,9 +6,9 @@ how the other's are to be corrected, is fitted to them. So a confidence that is 
 label is taken to be any other class alike; errors that a classifier can learn, such as two classes that the LLM always
 mixes up, look like the truth to it. Pure: no disk, network or clock. Nothing is relabelled or dropped here.
 
-Source: the posterior of the true class under several raters, Dawid and Skene 1979 (doi:10.2307/2346806), and for
-`likely_errors` the thresholds of confident learning, Northcutt et al. 2021 (arXiv:1911.00068). Not with cleanlab: on
-the same probabilities its ranking and its lists were no better, and it takes no confidence of the LLM.
+Source: the posterior of the true class under several raters, Dawid and Skene 1979 (doi:10.2307/2346806), and for what
+`examine` calls likely wrong the thresholds of confident learning, Northcutt et al. 2021 (arXiv:1911.00068). Not with
+cleanlab: on the same probabilities its ranking and its lists were no better, and it takes no confidence of the LLM.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def send_to_large(doubt: Floats, already_large: Truths, share: float) -> Integer
     return np.asarray(order[~np.asarray(already_large)[order]][: max(0, quota)], dtype=np.int64)
 
 
-def likely_errors(
+def examine(
     features: np.ndarray[Any, Any],
     labels: Sequence[str],
     confidence: Sequence[float | None] | Floats,
@@ -87,31 +87,38 @@ def likely_errors(
     classes: Sequence[str],
     seed: int,
 ) -> pd.DataFrame:
-    """Labels that the classifier doubts and that the LLM's confidence, where it is known, does not save, for review.
+    """What a classifier that never saw a label says of its text, and which labels are likely wrong.
 
     The classifier doubts a label where it gives another class at least the probability that it gives, on average, to
-    texts labelled so. Listed are those whose doubt is also at least LISTED times the average, or one half.
+    texts labelled so. A label is likely wrong where its doubt is also at least LISTED times the average, or one half.
 
     Args:
         features, labels, confidence, classes, seed: as in `doubt`.
     Returns:
-        Columns index (of the label), label, suggested, doubt; most doubtful first.
+        A row a label: predicted (the classifier's class; the label itself where it knows nothing), probability (of
+        predicted), suggested (the class for a label that is likely wrong, else missing), doubt.
     Raises:
         ClassifierError: as in `doubt`.
     """
     proba, doubts = _examine(features, labels, confidence, classes, seed)
     given = _places(labels, classes)
+    rows = np.arange(len(given))
     thresholds = np.full(len(classes), np.inf)
     for place in np.unique(given):
         thresholds[place] = proba[given == place, place].mean()
     certain = np.where(proba >= thresholds, proba, 0.0)
     suggested = np.where(certain.any(axis=1), certain.argmax(axis=1), given)
     enough = min(0.5, LISTED * doubts.mean()) if len(doubts) else 0.5
-    rows = np.flatnonzero((suggested != given) & (doubts >= enough))
-    rows = rows[np.argsort(-doubts[rows], kind="stable")]
+    likely = (suggested != given) & (doubts >= enough)
+    predicted = np.where(proba[rows, given] >= proba.max(axis=1), given, proba.argmax(axis=1))
     names = np.array(classes, dtype=object)
     return pd.DataFrame(
-        {"index": rows, "label": names[given[rows]], "suggested": names[suggested[rows]], "doubt": doubts[rows]}
+        {
+            "predicted": names[predicted],
+            "probability": proba[rows, predicted],
+            "suggested": [names[i] if wrong else None for i, wrong in zip(suggested, likely, strict=True)],
+            "doubt": doubts,
+        }
     )
 
 

@@ -60,18 +60,28 @@ def accuracy_against_people(
         config, run, store: where people's labels are.
     """
     ids = test["chunk_id"].tolist()
-    people = human_labels(config, run, store)
-    given = {chunk_id: label for chunk_id, label in people.labels.items() if chunk_id in set(ids)}
-    order = draw_audit(ids, len(ids), config.system.seed)
-    claim = support_claim(order, set(given), declared=people.declared & set(ids)).claim
-    if not claim:
+    people = random_labels(ids, config=config, run=run, store=store)
+    if not people:
         return None
     place = {chunk_id: i for i, chunk_id in enumerate(ids)}
     return truth_interval(
         [said == label for said, label in zip(predicted, test["label"], strict=True)],
-        [place[chunk_id] for chunk_id in claim],
-        [predicted[place[chunk_id]] == given[chunk_id] for chunk_id in claim],
+        [place[chunk_id] for chunk_id in people],
+        [predicted[place[chunk_id]] == label for chunk_id, label in people.items()],
     )
+
+
+def random_labels(test_ids: Sequence[str], *, config: Config, run: RunFolder, store: LabelStore) -> dict[str, str]:
+    """People's labels of test texts, those only that support a claim about the truth (see `support_claim`).
+
+    Args:
+        test_ids: the test set, in the order of its draw.
+        config, run, store: the seed of the audit's draw; where people's labels are.
+    """
+    people, test = human_labels(config, run, store), set(test_ids)
+    given = {chunk_id: label for chunk_id, label in people.labels.items() if chunk_id in test}
+    order = draw_audit(test_ids, len(test_ids), config.system.seed)
+    return {name: given[name] for name in support_claim(order, given, declared=people.declared & test).claim}
 
 
 def read_human_labels(

@@ -26,13 +26,14 @@ DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one iteration made; `row` is its entry in report.json, `predicted` the classes of all test texts."""
+    """What one iteration made; `row` is its entry in report.json; predicted and probability are of all test texts."""
 
     number: int
     row: dict[str, Any]
     labels: pd.DataFrame
     evaluation: Evaluation
     predicted: list[str]
+    probability: list[float]
 
 
 def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, run: RunFolder) -> Classifier:
@@ -93,7 +94,8 @@ def measure(
         test: the test set; texts without a label are counted, and left out of the figures.
         balance, seconds: what the iteration was trained with, and how long it took.
     """
-    test = test.assign(predicted=predict(classifier, test["text"]))
+    predicted, probability = predict(classifier, test["text"])
+    test = test.assign(predicted=predicted)
     labelled = test[test["label"].notna()]
     evaluation = evaluate(labelled["label"].tolist(), labelled["predicted"].tolist(), classes=classifier.classes)
     usable = labels[labels["label"].notna()]
@@ -115,7 +117,7 @@ def measure(
         "balance": balance,
         "seconds": round(seconds, 2),
     }
-    return Iteration(number, row, labels, evaluation, test["predicted"].tolist())
+    return Iteration(number, row, labels, evaluation, predicted, probability)
 
 
 def find_better(done: Sequence[Iteration], *, run: RunFolder) -> Iteration | None:
@@ -129,14 +131,15 @@ def find_better(done: Sequence[Iteration], *, run: RunFolder) -> Iteration | Non
     return max(better, key=lambda i: (sum(right[i.number]), i.number), default=None)
 
 
-def predict(classifier: Classifier, texts: "pd.Series[str]") -> list[str]:
-    """The likeliest class of each text."""
-    return [classifier.classes[place] for place in classifier.predict_proba(texts.tolist()).argmax(axis=1)]
+def predict(classifier: Classifier, texts: "pd.Series[str]") -> tuple[list[str], list[float]]:
+    """The likeliest class of each text, and its probability."""
+    proba = classifier.predict_proba(texts.tolist())
+    return [classifier.classes[place] for place in proba.argmax(axis=1)], proba.max(axis=1).tolist()
 
 
 def predicted_right(classifier: Classifier, labels: pd.DataFrame) -> list[bool]:
     """For each labelled text, whether the classifier says the same."""
-    said = predict(classifier, labels["text"]) if len(labels) else []
+    said = predict(classifier, labels["text"])[0] if len(labels) else []
     return [one == label for one, label in zip(said, labels["label"], strict=True)]
 
 

@@ -10,7 +10,7 @@ import hashlib
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from nbhelpers.completions import Reply
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS prompts (prompt_id TEXT PRIMARY KEY, messages TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS answers (
@@ -39,6 +39,8 @@ CREATE TABLE IF NOT EXISTS calls (
     prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, seconds REAL NOT NULL, created TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS human_labels (
     chunk_id TEXT PRIMARY KEY, label TEXT NOT NULL, note TEXT NOT NULL, created TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS replaced_labels (
+    step INTEGER PRIMARY KEY, chunk_id TEXT NOT NULL, label TEXT, note TEXT, created TEXT);
 CREATE TABLE IF NOT EXISTS selected (position INTEGER PRIMARY KEY, chunk_id TEXT NOT NULL UNIQUE, why TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS counters (name TEXT PRIMARY KEY, value INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS sent_on (chunk_id TEXT PRIMARY KEY, labels INTEGER NOT NULL);
@@ -277,18 +279,39 @@ class LabelStore:
             return dict(db.execute("SELECT chunk_id, label FROM human_labels ORDER BY rowid").fetchall())
 
     def set_human_label(self, chunk_id: str, label: str, *, note: str = "") -> None:
-        """Stores a person's label, in place of an earlier one of the same text."""
+        """Stores a person's label, in place of an earlier one of the same text; `undo_human_label` brings that back."""
         with self._transaction() as db:
+            db.execute(
+                "INSERT INTO replaced_labels (chunk_id, label, note, created) "
+                "SELECT ?, label, note, created FROM (SELECT 1) LEFT JOIN human_labels ON chunk_id = ?",
+                (chunk_id, chunk_id),
+            )
             db.execute(
                 "INSERT INTO human_labels VALUES (?, ?, ?, ?) ON CONFLICT (chunk_id) "
                 "DO UPDATE SET label = excluded.label, note = excluded.note, created = excluded.created",
                 (chunk_id, label, note, _now()),
             )
 
-    def remove_human_label(self, chunk_id: str) -> None:
-        """Forgets a person's label, if there is one."""
+    def undo_human_label(self, among: Collection[str]) -> str | None:
+        """Takes back the latest label that a person gave one of these texts; what it took the place of stands again.
+
+        Returns:
+            The text's chunk_id; None where there is nothing to take back.
+        """
         with self._transaction() as db:
-            db.execute("DELETE FROM human_labels WHERE chunk_id = ?", (chunk_id,))
+            steps = db.execute("SELECT step, chunk_id, label, note, created FROM replaced_labels ORDER BY step DESC")
+            last = next((row for row in steps if row[1] in among), None)
+            if last is None:
+                return None
+            step, chunk_id, *before = last
+            db.execute("DELETE FROM replaced_labels WHERE step = ?", (step,))
+            if before[0] is None:
+                db.execute("DELETE FROM human_labels WHERE chunk_id = ?", (chunk_id,))
+            else:
+                db.execute(
+                    "UPDATE human_labels SET label = ?, note = ?, created = ? WHERE chunk_id = ?", (*before, chunk_id)
+                )
+            return str(chunk_id)
 
     def selected(self) -> list[str]:
         """The chunk ids chosen for training, in the order they were chosen."""

@@ -14,11 +14,11 @@ import pandas as pd
 
 from nbhelpers.audit import TruthEstimate
 from nbhelpers.batches import open_batches, settle_labels
-from nbhelpers.cascade import doubtful_labels
+from nbhelpers.cascade import examine_labels
 from nbhelpers.classifier import Classifier, describe_balance
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
-from nbhelpers.human_labels import accuracy_against_people
+from nbhelpers.human_labels import accuracy_against_people, human_labels
 from nbhelpers.iteration import Iteration, find_better, measure, train
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks, read_test_labels
@@ -87,9 +87,18 @@ class Rounds:
             self.final.predicted, self.test, config=self.config, run=self.run, store=self.store
         )
 
-    def doubtful_labels(self) -> pd.DataFrame:
-        """Labels of the last iteration that are likely wrong, most doubtful first; none is dropped."""
-        return doubtful_labels(self.final.labels, config=self.config, run=self.run)
+    def examine_labels(self) -> pd.DataFrame:
+        """The last iteration's labels beside what a classifier says that never saw them (see cascade).
+
+        Besides, small_label: what the small LLM had said.
+        """
+        small = pd.concat(self._labelled.values()).drop_duplicates("chunk_id").set_index("chunk_id")["label"]
+        examined = examine_labels(self.final.labels, config=self.config, run=self.run)
+        return examined.assign(small_label=examined["chunk_id"].map(small))
+
+    def test_predictions(self) -> pd.DataFrame:
+        """The test set with the final classifier's class (predicted) and how probable that is (probability)."""
+        return self.test.assign(predicted=self.final.predicted, probability=self.final.probability)
 
     def balance_tables(self) -> dict[str, pd.DataFrame]:
         """What each choice of `balance` does with these texts: choice -> class, texts, share, weight."""
@@ -136,7 +145,8 @@ class Rounds:
             store=self.store,
             classifier=self.classifier,
         )
-        if number > 1 and sum(map(len, batches)) == max(len(iteration.labels) for iteration in self.done):
+        used_up = number > 1 and sum(map(len, batches)) == max(len(iteration.labels) for iteration in self.done)
+        if used_up and not self._corrected():
             if self.status is None:
                 self._finish("no_more_chunks")
             return None
@@ -177,6 +187,12 @@ class Rounds:
         labelled = [self._labelled[tuple(batch)] for batch in batches]
         return settle_labels(labelled, rules=self.rules, config=self.config, run=self.run, store=self.store)
 
+    def _corrected(self) -> bool:
+        """Whether people have given other labels since the last iteration."""
+        labels = next(iteration.labels for iteration in reversed(self.done) if "copy_of" not in iteration.row)
+        given = labels["chunk_id"].map(human_labels(self.config, self.run, self.store).labels)
+        return bool((given.notna() & (given != labels["label"])).any())
+
     def _finish(self, status: str) -> None:
         """Ends the loop; without the target, a clearly better earlier classifier becomes the last one."""
         self.status = status
@@ -192,7 +208,7 @@ class Rounds:
         number = last.number + 1
         self.run.copy_iteration(best.number, to=number)
         row = {**best.row, "iteration": number, "copy_of": best.number, "seconds": 0.0}
-        self.done.append(Iteration(number, row, best.labels, best.evaluation, best.predicted))
+        self.done.append(Iteration(number, row, best.labels, best.evaluation, best.predicted, best.probability))
         self._notes.append(
             f"classifier_{number} is a copy of classifier_{best.number}, which is clearly better than "
             f"classifier_{last.number} on the {last.row['validation_size']} validation texts."

@@ -120,16 +120,13 @@ def test_where_the_large_llm_names_no_class_the_small_ones_label_stays(opened: O
     assert set(rounds.final.labels["source"]) == {"small"}
 
 
-def test_doubtful_labels_are_listed_and_none_is_dropped(
-    opened: Open, monkeypatch: pytest.MonkeyPatch, server: ChatServer
-) -> None:
-    rounds = opened()
+def test_every_label_is_examined_and_what_the_small_llm_said_stands_beside_it(opened: Open) -> None:
+    rounds = opened(cascade=0.25)
     rounds.step()
-    found = pd.DataFrame(
-        {"index": [3, 1], "label": ["x", "y"], "suggested": ["sports", "politics"], "doubt": [0.9, 0.6]}
-    )
-    monkeypatch.setattr(cascade, "likely_errors", lambda *_, **__: found)
-    listed = rounds.doubtful_labels()
-    assert listed["text"].tolist() == rounds.final.labels["text"].iloc[[3, 1]].tolist()
-    assert listed["suggested"].tolist() == ["sports", "politics"]
-    assert len(rounds.final.labels) == 40
+    examined = rounds.examine_labels()
+    assert examined["chunk_id"].tolist() == rounds.final.labels["chunk_id"].tolist()
+    assert {"predicted", "probability", "suggested", "doubt"} <= set(examined)
+    odd = examined[examined["source"] == "large"]
+    assert len(odd) == 10
+    assert set(odd["small_label"]) == {"weather"}
+    assert "weather" not in set(odd["label"])

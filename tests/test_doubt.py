@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers.doubt import doubt, likely_errors, send_to_large
+from nbhelpers.doubt import doubt, examine, send_to_large
 from nbhelpers.errors import ClassifierError
 
 CLASSES = ["sports", "politics", "weather"]
@@ -16,6 +16,12 @@ CLASSES = ["sports", "politics", "weather"]
 def most_doubtful(doubts: Any, share: float) -> Any:
     """This share of the texts, where the large LLM has given no label yet."""
     return send_to_large(np.asarray(doubts), np.zeros(len(doubts), dtype=bool), share)
+
+
+def likely_errors(rows: np.ndarray, labels: list[str], confidence: Any) -> dict[int, str]:
+    """Index -> suggested class."""
+    found = examine(rows, labels, confidence, classes=CLASSES, seed=0)["suggested"]
+    return dict(found[found.notna()])
 
 
 def clusters(n: int, *, classes: int = 3, spread: float = 0.15, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -107,7 +113,15 @@ def test_few_labels_and_rare_classes_do_not_matter(labels: list[str]):
     assert found.shape == (len(labels),)
     assert np.isfinite(found).all()
     assert ((found > 0) & (found < 1)).all()
-    likely_errors(rows[: len(labels)], labels, [None] * len(labels), classes=CLASSES, seed=0)
+    examined = examine(rows[: len(labels)], labels, [None] * len(labels), classes=CLASSES, seed=0)
+    assert examined["predicted"].isin(CLASSES).all()
+
+
+def test_a_classifier_that_knows_nothing_says_what_the_label_says():
+    rows, _ = clusters(6)
+    examined = examine(rows, ["weather"] * 6, [None] * 6, classes=CLASSES, seed=0)
+    assert set(examined["predicted"]) == {"weather"}
+    assert examined["probability"].tolist() == pytest.approx([1 / 3] * 6)
 
 
 def test_without_a_second_class_the_confidence_is_all_there_is():
@@ -184,19 +198,18 @@ def test_iterations_never_send_more_than_the_share_nor_a_text_twice(batches: lis
         assert large.sum() == int(share * n + 1e-9)
 
 
-def test_likely_errors_are_listed_with_the_class_they_look_like():
+def test_every_label_stands_beside_what_the_classifier_says_and_likely_errors_have_a_suggestion():
     rows, truth = clusters(120)
-    table = likely_errors(rows, flipped(truth, [4, 50]), [None] * 120, classes=CLASSES, seed=0)
-    assert list(table.columns) == ["index", "label", "suggested", "doubt"]
-    assert set(table["index"]) == {4, 50}
-    assert table["doubt"].is_monotonic_decreasing
-    assert (table["suggested"] == [CLASSES[truth[i]] for i in table["index"]]).all()
-    assert (table["label"] != table["suggested"]).all()
+    found = examine(rows, flipped(truth, [4, 50]), [None] * 120, classes=CLASSES, seed=0)
+    assert found["predicted"].tolist() == [CLASSES[i] for i in truth]
+    assert found["suggested"].dropna().to_dict() == {4: CLASSES[truth[4]], 50: CLASSES[truth[50]]}
+    assert set(found["doubt"].nlargest(2).index) == {4, 50}
+    assert found["probability"].between(1 / 3, 1).all()
 
 
 def test_clean_labels_give_no_likely_errors():
     rows, truth = clusters(120)
-    assert likely_errors(rows, flipped(truth, []), [None] * 120, classes=CLASSES, seed=0).empty
+    assert likely_errors(rows, flipped(truth, []), [None] * 120) == {}
 
 
 def test_a_confidence_that_holds_keeps_a_label_off_the_list():
@@ -206,9 +219,9 @@ def test_a_confidence_that_holds_keeps_a_label_off_the_list():
     rows[60] = 0.3 * rows[60] + 0.7 * rows[61]
     confidence = np.full(120, 0.9)
     confidence[[5, 40, 60]] = [0.5, 0.5, 0.3]
-    assert {5, 40, 60} <= set(likely_errors(rows, labels, confidence, classes=CLASSES, seed=0)["index"])
+    assert {5, 40, 60} <= likely_errors(rows, labels, confidence).keys()
     confidence[60] = 0.9999
-    listed = set(likely_errors(rows, labels, confidence, classes=CLASSES, seed=0)["index"])
+    listed = likely_errors(rows, labels, confidence).keys()
     assert {5, 40} <= listed
     assert 60 not in listed
 
@@ -220,4 +233,4 @@ def test_a_text_that_looks_like_no_class_is_in_doubt_but_no_likely_error():
     confidence[60] = 0.4
     arguments = (rows, flipped(truth, [4]), confidence)
     assert doubt(*arguments, classes=CLASSES, seed=0)[60] > 0.3
-    assert set(likely_errors(*arguments, classes=CLASSES, seed=0)["index"]) == {4}
+    assert likely_errors(*arguments).keys() == {4}

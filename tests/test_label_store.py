@@ -178,9 +178,22 @@ def test_a_person_outranks_and_may_change_their_mind(store: LabelStore) -> None:
     store.set_human_label("c2", "spam", note="obvious")
     store.set_human_label("c1", "spam")
     assert store.human_labels() == {"c1": "spam", "c2": "spam"}
-    store.remove_human_label("c1")
-    store.remove_human_label("never there")
-    assert store.human_labels() == {"c2": "spam"}
+
+
+def test_what_people_did_is_taken_back_step_by_step_even_after_a_restart(tmp_path: Path) -> None:
+    path = tmp_path / "labels.sqlite"
+    with LabelStore(path) as store:
+        store.set_human_label("c1", "ham", note="first")
+        store.set_human_label("c2", "spam")
+        store.set_human_label("c1", "spam", note="second")
+    with LabelStore(path) as store:
+        assert store.undo_human_label({"c2", "other"}) == "c2"
+        assert store.human_labels() == {"c1": "spam"}
+        assert store.undo_human_label({"c1", "c2"}) == "c1"
+        assert store.human_labels() == {"c1": "ham"}
+        assert store.undo_human_label(["c1", "c2"]) == "c1"
+        assert store.human_labels() == {}
+        assert store.undo_human_label({"c1", "c2"}) is None
 
 
 def test_chosen_texts_keep_their_order_and_are_chosen_once(store: LabelStore) -> None:

@@ -428,7 +428,7 @@ def test_a_label_that_a_person_gave_makes_training_and_prediction_stale(
     chunk_id = store.selected()[0]
     store.set_human_label(chunk_id, "weather")
     assert changed(config, run) == {**UP_TO_DATE, "04_train": ["human_labels"], "05_predict": ["human_labels"]}
-    store.remove_human_label(chunk_id)
+    store.undo_human_label({chunk_id})
     assert changed(config, run) == UP_TO_DATE
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
-from nbhelpers.doubt import doubt, likely_errors, send_to_large
+from nbhelpers.doubt import doubt, examine, send_to_large
 from nbhelpers.features import features
 from nbhelpers.run_folder import RunFolder
 
@@ -105,8 +105,9 @@ class Draw:
     def review(self) -> tuple[int, int, int]:
         """Likely errors: listed, of these wrong, wrong in all."""
         small, wrong = self.label["small"].tolist(), self.label["small"] != self.gold
-        listed = likely_errors(self.rows, small, self.sure["small"], classes=self.classes, seed=self.seed)["index"]
-        return len(listed), int(wrong[listed].sum()), int(wrong.sum())
+        found = examine(self.rows, small, self.sure["small"], classes=self.classes, seed=self.seed)
+        listed = found["suggested"].notna().to_numpy()
+        return int(listed.sum()), int(wrong[listed].sum()), int(wrong.sum())
 
 
 def draws(folder: Path, model: str, seeds: int, run: RunFolder | None) -> list[Draw]:
