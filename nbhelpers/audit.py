@@ -86,6 +86,13 @@ class TruthEstimate:
     alone_low: float
     alone_high: float
 
+    def __str__(self) -> str:
+        return (
+            f"Accuracy against the truth: {self.accuracy:.1%}, 95 % interval {self.low:.1%} to {self.high:.1%}, from "
+            f"{self.m} texts that a person checked and the LLM's labels of all {self.n}.\n"
+            f"Those {self.m} alone would say: {self.alone:.1%}, {self.alone_low:.1%} to {self.alone_high:.1%}."
+        )
+
 
 class Support(NamedTuple):
     """Chunk ids of human labels: those that support a claim, those after a gap in the draw, those outside the draw."""

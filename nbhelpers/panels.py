@@ -53,7 +53,9 @@ def draw_shares(ax: Axes, labels: pd.Series[Any], classes: Sequence[str], title:
     return f"{clean(title)}: {n:,} texts by class. {listed(zip([name for name, _ in rows], told, strict=True))}"
 
 
-def draw_matrix(ax: Axes, confusion: pd.DataFrame) -> tuple[AxesImage, str]:
+def draw_matrix(
+    ax: Axes, confusion: pd.DataFrame, *, rows: str = "large LLM's label", columns: str = "classifier's label"
+) -> tuple[AxesImage, str]:
     classes, k = confusion.index.tolist(), len(confusion)
     counts = confusion.to_numpy(dtype=float)
     totals = counts.sum(axis=1)
@@ -79,12 +81,12 @@ def draw_matrix(ax: Axes, confusion: pd.DataFrame) -> tuple[AxesImage, str]:
     ax.grid(which="minor", color="white", linewidth=1.5 if wide else 0.8)
     ax.tick_params(which="both", length=0)
     ax.spines[:].set_visible(False)
-    ax.set_xlabel("classifier's label")
-    ax.set_ylabel("large LLM's label")
+    ax.set_xlabel(columns)
+    ax.set_ylabel(rows)
     ax.set_title(f"Same label: {counts.trace():,.0f} of {totals.sum():,.0f} texts")
     told = [f"{same:,.0f} of {total:,.0f}" for same, total in zip(counts.diagonal(), totals, strict=True)]
     same_label = listed(zip(classes, told, strict=True))
-    return image, f"Confusion matrix, large LLM's label by classifier's label. Same label: {same_label}"
+    return image, f"Confusion matrix, {rows} by {columns}. Same label: {same_label}"
 
 
 def _cell(classes: int) -> float:

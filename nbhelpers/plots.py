@@ -229,15 +229,18 @@ def confidence_by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> Ax
 
 
 @style()
-def confusion_matrix(confusion: pd.DataFrame) -> Axes:
+def confusion_matrix(
+    confusion: pd.DataFrame, *, rows: str = "large LLM's label", columns: str = "classifier's label"
+) -> Axes:
     """How often each class was taken for each other one: counts in the cells, coloured by their share of the row.
 
     Args:
-        confusion: counts; index = the large LLM's label, columns = the classifier's, both in the config's order.
+        confusion: counts, rows and columns in the config's order.
+        rows, columns: whose labels stand down and across.
     """
     width, height = matrix_size(len(confusion))
     fig, (ax,) = new_picture(width, height)
-    image, fig.alt = draw_matrix(ax, confusion)
+    image, fig.alt = draw_matrix(ax, confusion, rows=rows, columns=columns)
     bar = fig.colorbar(image, ax=ax, aspect=30, pad=0.03, shrink=min(1.0, 4 / height))
     percents(bar.ax.yaxis)
     bar.set_label("share of the row")

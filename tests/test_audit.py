@@ -249,3 +249,13 @@ def test_impossible_audits_are_refused(n, places, right):
 def test_an_impossible_confidence_is_refused():
     with pytest.raises(EvaluationError, match="confidence is 95"):
         truth_interval([True, False], [0], [True], confidence=95)
+
+
+def test_the_truth_is_told_with_its_interval_beside_what_the_audit_alone_says():
+    told = str(
+        TruthEstimate(0.947, 0.872, 0.985, n=200, m=40, both_wrong=0, alone=0.95, alone_low=0.831, alone_high=0.994)
+    )
+    assert told == (
+        "Accuracy against the truth: 94.7%, 95 % interval 87.2% to 98.5%, from 40 texts that a person checked and the "
+        "LLM's labels of all 200.\nThose 40 alone would say: 95.0%, 83.1% to 99.4%."
+    )

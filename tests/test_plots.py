@@ -215,6 +215,12 @@ def test_confusion_matrix_counts_rows_down_columns_across() -> None:
     assert "Same label: 8 of 9 texts" in words(ax)
 
 
+def test_confusion_matrix_says_whose_labels_it_compares() -> None:
+    ax = plots.confusion_matrix(pd.DataFrame([[1]], index=["a"], columns=["a"]), rows="trained on", columns="said")
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("trained on", "said")
+    assert pictures.alt_text(ax).startswith("Confusion matrix, trained on by said.")
+
+
 def test_confusion_matrix_of_no_texts() -> None:
     assert words(plots.confusion_matrix(pd.DataFrame(0, index=list("abc"), columns=list("abc")))).count("n = 0") == 3
 
