@@ -309,9 +309,9 @@ def details(row: Row) -> list[list[str]]:
     """What is known of a text besides its words, as pairs of who and what."""
 
     def sure(name: str) -> str:
-        return "" if pd.isna(row.get(name)) else f" ({row[name]:.0%})"
+        return "" if pd.isna(row.get(name)) else f" ({100 * row[name]:.0f} %)"
 
-    told: list[tuple[str, Any]] = [("why it is here", row.get("why"))]
+    told: list[tuple[str, Any]] = [("why", row.get("why"))]
     if row["source"] == "human":
         told.append(("label by a person", row["label"]))
     else:

@@ -113,10 +113,10 @@ def test_an_empty_queue_has_nothing_to_show(store: LabelStore) -> None:
 def test_what_others_say_stands_beside_the_text() -> None:
     row = {**examined([("a", "politics", "weather", 0.5, None)]).iloc[0], "why": "least sure"}
     assert review.details(row) == [
-        ["why it is here", "least sure"],
-        ["small LLM", "politics (75%)"],
+        ["why", "least sure"],
+        ["small LLM", "politics (75 %)"],
         ["its reply", "Final label: politics"],
-        ["classifier", "weather (90%)"],
+        ["classifier", "weather (90 %)"],
     ]
     assert ["small LLM", "politics"] in review.details({**row, "source": "large", "label": "sports"})
     by_hand = {**row, "source": "human", "confidence": float("nan"), "why": None}
@@ -178,9 +178,9 @@ def test_a_cell_opens_with_its_texts_the_most_doubtful_first(matrix: review.Matr
     assert view["cell"] == [SPORTS, POLITICS]
     assert [text["chunk_id"] for text in view["texts"]] == ["b", "c"]
     assert view["texts"][0]["details"] == [
-        ["small LLM", "sports (75%)"],
+        ["small LLM", "sports (75 %)"],
         ["its reply", "Final label: sports"],
-        ["classifier", "politics (90%)"],
+        ["classifier", "politics (90 %)"],
     ]
     assert matrix.act({"do": "open", "row": WEATHER, "column": WEATHER}) == "1 text."
     assert matrix.act({"do": "open", "row": POLITICS, "column": SPORTS}) == "0 texts."

@@ -56,7 +56,9 @@ function queue(root, status, send) {
     button("Next →", () => send({ do: "move", step: 1 })),
     button("Undo", () => send({ do: "undo" })),
   );
-  root.append(make("header", {}, title, count, bar), text, found, choices, steps, status, summary, about, keys);
+  steps.append(status);
+  root.classList.add("nbh-queue");
+  root.append(make("header", {}, title, count, bar), text, found, choices, steps, keys, summary, about);
 
   let view = null;
   let buttons = [];
@@ -138,7 +140,7 @@ function matrix(root, status, send) {
   const more = button("", () => send({ do: "more" }));
   const keys = make("p", { class: "nbh-keys" }, "Keys in the matrix: arrows move, Enter opens a cell, Tab goes to its texts.");
   root.append(make("header", {}, title), axes, make("div", { class: "nbh-scroll" }, table), keys);
-  root.append(make("div", { class: "nbh-steps" }, heading, undo), status, list, more);
+  root.append(make("div", { class: "nbh-steps" }, heading, status, undo), list, more);
 
   let view = null;
   let cells = [];
