@@ -176,6 +176,12 @@ class Labeling(Section):
     answer_form: Literal["auto", "plain"] = Field(
         "auto", description="ask for JSON and log-probabilities where the endpoint takes them, or for plain text only"
     )
+    label_samples: int = Field(
+        1,
+        ge=1,
+        le=50,
+        description="answers of the small LLM to each text if it gives no log-probabilities, to see how sure it is",
+    )
     cascade: float = Field(
         0, ge=0, le=1, description="share of the labels, the most doubtful ones, that the large LLM gives instead"
     )

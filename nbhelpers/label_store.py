@@ -53,7 +53,11 @@ _BUSY_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it was stored. `kind` is "label" or "rules"; `scores` are a local model's, in the classes' order."""
+    """An answer as it was stored.
+
+    `kind` is "label", "sample" (a further answer to the same question) or "rules"; `scores` are a local model's, or the
+    logarithms of the classes' probabilities, in the classes' order.
+    """
 
     key: str
     chunk_id: str | None
@@ -152,7 +156,7 @@ class LabelStore:
 
         Args:
             key: from `answer_key`.
-            kind: "label" or "rules".
+            kind: "label", "sample" or "rules".
             size: "large" or "small".
             model: its name.
             prompt: the messages with the text's place left open; stored once for all texts.
@@ -250,7 +254,7 @@ class LabelStore:
         return 0 if row is None else int(row[0])
 
     def answers(self, kind: str) -> "pd.DataFrame":
-        """All answers of a kind ("label" or "rules") in the order they came, with the columns of `Answer`."""
+        """All answers of a kind ("label", "sample" or "rules") in the order they came, with the columns of `Answer`."""
         names = ", ".join(Answer.__dataclass_fields__)
         table = self._table(f"SELECT {names} FROM answers WHERE kind = ? ORDER BY rowid", (kind,))
         for name in ("chunk_id", "label", "scores", "reply"):

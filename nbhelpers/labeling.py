@@ -1,9 +1,10 @@
 """Chunks and rules -> labels by an LLM, each kept in the label store as soon as it is there.
 
 A reply that names no class is asked again; after that the text has a failed label with its reason, never a guess. An
-endpoint through which nothing comes stops the run, and what was answered by then is kept. A local model labels by
-scoring the class names; each class's mean score over the batch is then removed, since small models favour some names
-whatever the text says.
+endpoint through which nothing comes stops the run, and what was answered by then is kept. Where an endpoint tells no
+probabilities, a text can be asked about several times: the most frequent label counts, and the share of the answers
+that name it is its confidence. A local model labels by scoring the class names; each class's mean score over the batch
+is then removed, since small models favour some names whatever the text says.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import contextlib
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -25,7 +27,7 @@ from nbhelpers.completions import Reply
 from nbhelpers.config import Config, Size
 from nbhelpers.errors import BudgetError, CallFailedError, LabelError, NbhelpersError
 from nbhelpers.label_store import Answer, LabelStore
-from nbhelpers.llms import chat_settings, stored_under
+from nbhelpers.llms import SAMPLING_TEMPERATURE, TEMPERATURE, chat_settings, samples_of, stored_under
 from nbhelpers.local_llm import LocalLLM, center_scores
 from nbhelpers.lock import one_step
 from nbhelpers.progress import progress_bar
@@ -88,26 +90,11 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
     Raises:
         ChatRefusedError, EndpointError: nothing more can be asked; answers so far are kept.
     """
-    api = config.api_of(size)
-    prompt = label_prompt(config, rules)
+    api, prompt = config.api_of(size), label_prompt(config, rules)
     shared = prompt.render()
     keys = [stored_under(config, size, text=text, prompt=shared) for text in chunks["text"]]
     table = chunks[["chunk_id", "text"]].assign(key=keys)
-    known = store.answered(keys)
-    store.count_cached(sum(key in known for key in keys))
-    missing = table[~table["key"].isin(known)]
-    failed: dict[str, tuple[str, str]] = {}
-    if len(missing):
-        bar_of = progress_bar(len(missing), desc=f"labelling ({api.model})", unit="text")
-        with one_step(store.path.parent), bar_of as bar:
-            if api.mode == "local":
-                _score(missing, size, prompt, config, store, bar)
-            else:
-                asker = _Asker(size, prompt, config, store, bar)
-                waiting = missing[["chunk_id", "text", "key"]].itertuples(index=False, name=None)
-                with contextlib.suppress(BudgetError):  # what was bought by then is used
-                    run_async(asker.ask_all(waiting, len(missing)))
-                failed = asker.failed
+    failed = _ask_missing(table, size, prompt, config, store)
     answers = (store.get_answers([key]).get(key) for key in keys)  # one at a time: all of them would fill the memory
     rows = [_row(answer, failed.get(key)) for key, answer in zip(keys, answers, strict=True)]
     labels = pd.DataFrame(rows, columns=["label", "confidence", "scores", "reason", "reply"])
@@ -118,7 +105,59 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
         labels["label"] = [classes[i] for i in proba.argmax(axis=1)]
         labels["confidence"] = proba.max(axis=1)
     labels[["chunk_id", "text", "source"]] = table[["chunk_id", "text"]].assign(source=size).to_numpy()
-    return labels[COLUMNS].astype({"label": object})
+    if samples_of(config, size) > 1:
+        unsure = labels["label"].notna() & labels["confidence"].isna()
+        voted = _votes(labels[unsure], size, prompt, config, store)
+        labels.loc[voted.index, voted.columns] = voted
+    return labels[COLUMNS].astype({"label": object, "confidence": float})
+
+
+def _ask_missing(
+    table: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore, *, sampled: bool = False
+) -> dict[str, tuple[str, str]]:
+    """Asks for the answers to chunk_id, text and key that the store does not hold; (reason, reply) of what failed.
+
+    `sampled` answers are further ones to a text, asked for at a higher temperature.
+    """
+    known = store.answered(table["key"])
+    store.count_cached(sum(key in known for key in table["key"]))
+    missing = table[~table["key"].isin(known)]
+    if missing.empty:
+        return {}
+    api = config.api_of(size)
+    bar_of = progress_bar(len(missing), desc=f"labelling ({api.model})", unit="further answer" if sampled else "text")
+    with one_step(store.path.parent), bar_of as bar:
+        if api.mode == "local":
+            _score(missing, size, prompt, config, store, bar)
+            return {}
+        asker = _Asker(size, prompt, config, store, bar, sampled=sampled)
+        waiting = missing[["chunk_id", "text", "key"]].itertuples(index=False, name=None)
+        with contextlib.suppress(BudgetError):  # what was bought by then is used
+            run_async(asker.ask_all(waiting, len(missing)))
+        return asker.failed
+
+
+def _votes(labels: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore) -> pd.DataFrame:
+    """Label, confidence and reply of texts whose first answer, in `labels`, came without a probability.
+
+    They are asked about again until there are `labeling.label_samples` answers. The most frequent label counts, and of
+    equally frequent ones the one that was named first. Its confidence is its share of all answers, those that failed
+    included; it is missing where some could not be asked for.
+    """
+    n, shared = samples_of(config, size), prompt.render()
+    keys = [
+        [stored_under(config, size, text=text, prompt=shared, sample=i) for i in range(1, n)] for text in labels["text"]
+    ]
+    further = labels[["chunk_id", "text"]].assign(key=pd.Series(keys, index=labels.index)).explode("key")
+    failed = _ask_missing(further, size, prompt, config, store, sampled=True)
+    rows = []
+    for first, reply, asked in zip(labels["label"], labels["reply"], keys, strict=True):
+        known = store.get_answers(asked)
+        said = [(first, reply), *((known[key].label, known[key].reply) for key in asked if key in known)]
+        [(label, votes)] = Counter(label for label, _ in said).most_common(1)
+        complete = all(key in known or key in failed for key in asked)
+        rows.append((label, votes / n if complete else None, next(reply for name, reply in said if name == label)))
+    return pd.DataFrame(rows, columns=["label", "confidence", "reply"], index=labels.index)
 
 
 def compare_llms(labels: pd.DataFrame, *, rules: str, config: Config, run: RunFolder, store: LabelStore) -> str:
@@ -177,10 +216,13 @@ class _Asker:
     once as it takes. `failed` holds (reason, reply) by key.
     """
 
-    def __init__(self, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore, bar: Any) -> None:
+    def __init__(
+        self, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore, bar: Any, *, sampled: bool = False
+    ) -> None:
         self.size, self.prompt, self.store, self.bar = size, prompt, store, bar
         self.classes = config.classification.classes
-        self.settings = chat_settings(config, size, max_tokens=MAX_TOKENS)
+        self.kind, temperature = ("sample", SAMPLING_TEMPERATURE) if sampled else ("label", TEMPERATURE)
+        self.settings = chat_settings(config, size, max_tokens=MAX_TOKENS, temperature=temperature)
         self.shared = prompt.render()
         self.budget = Budget(config, store)
         self.failed: dict[str, tuple[str, str]] = {}
@@ -247,7 +289,7 @@ class _Asker:
         """Asks until there is a label; the reply that named it and the form that was taken, or None."""
         chunk_id, text, key = row
         messages, max_tokens = self.prompt.render(text), MAX_TOKENS
-        call: dict[str, Any] = {"key": key, "kind": "label", "size": self.size, "chunk_id": chunk_id}
+        call: dict[str, Any] = {"key": key, "kind": self.kind, "size": self.size, "chunk_id": chunk_id}
         call["model"] = self.settings.model
 
         async def admit(lost: tuple[int, int]) -> None:

@@ -10,9 +10,10 @@ from nbhelpers.models import find_model
 from nbhelpers.prompt_files import Message
 
 TEMPERATURE = 0.2  # as the original; low, so that a repeated question gets the same answer
+SAMPLING_TEMPERATURE = 0.7  # of further answers to the same question, which are to differ where the model is not sure
 
 
-def chat_settings(config: Config, size: Size, *, max_tokens: int) -> ChatSettings:
+def chat_settings(config: Config, size: Size, *, max_tokens: int, temperature: float = TEMPERATURE) -> ChatSettings:
     """How to call the "large" or "small" LLM through its endpoint.
 
     Raises:
@@ -27,14 +28,14 @@ def chat_settings(config: Config, size: Size, *, max_tokens: int) -> ChatSetting
         concurrency=config.system.concurrency_limit,
         completion_mode=config.system.completion_mode,
         stop=STOP if config.system.use_stop else (),
-        temperature=TEMPERATURE,
+        temperature=temperature,
         max_tokens=max_tokens,
         timeout_seconds=config.labeling.timeout_seconds,
         patience_seconds=config.labeling.patience_seconds,
     )
 
 
-def stored_under(config: Config, size: Size, *, text: str, prompt: Sequence[Message]) -> str:
+def stored_under(config: Config, size: Size, *, text: str, prompt: Sequence[Message], sample: int = 0) -> str:
     """The label store's key of an LLM's answer.
 
     Args:
@@ -42,19 +43,23 @@ def stored_under(config: Config, size: Size, *, text: str, prompt: Sequence[Mess
         size: "large" or "small".
         text: the text asked about; "" where there is none.
         prompt: the messages with the text's place left open.
+        sample: 0 for the answer as such; from 1 on, further answers to the same question.
     """
     api = config.api_of(size)
-    return answer_key(text=text, prompt=prompt, model=api.model, mode=api.mode, parameters=_parameters(config))
-
-
-def _parameters(config: Config) -> dict[str, Any]:
-    """What besides model, prompt and text decides an answer."""
-    return {
+    parameters: dict[str, Any] = {
         "classes": config.classification.classes,
-        "temperature": TEMPERATURE,
+        "temperature": SAMPLING_TEMPERATURE if sample else TEMPERATURE,
         "completion_mode": config.system.completion_mode,
         "use_stop": config.system.use_stop,
     }
+    if sample:
+        parameters["sample"] = sample
+    return answer_key(text=text, prompt=prompt, model=api.model, mode=api.mode, parameters=parameters)
+
+
+def samples_of(config: Config, size: Size) -> int:
+    """How many answers an LLM gives to each text where its endpoint tells no probabilities."""
+    return config.labeling.label_samples if size == "small" and config.api_of(size).mode == "api" else 1
 
 
 def check_llms(config: Config, store: LabelStore | None = None, *, sizes: Sequence[Size] = ("large", "small")) -> None:

@@ -25,7 +25,7 @@ from nbhelpers.errors import NbhelpersError
 from nbhelpers.ingest import check_output, ingest, input_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks, label_prompt
-from nbhelpers.llms import stored_under, usage
+from nbhelpers.llms import samples_of, stored_under, usage
 from nbhelpers.lock import one_step
 from nbhelpers.prompt_files import Message, render
 from nbhelpers.rules import make_rules, read_rules, rules_prompt
@@ -139,13 +139,17 @@ class _Part:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a model's labels took: prompt_tokens = slope * characters + intercept, and means for one question."""
+    """What a model's labels took: prompt_tokens = slope * characters + intercept, and means for one question.
+
+    `confident` says whether probabilities come with its labels; then one answer is enough.
+    """
 
     slope: float
     intercept: float
     completion_tokens: float
     seconds: float
     calls: float  # until there is a label
+    confident: bool
 
 
 class _Planner:
@@ -254,6 +258,21 @@ class _Planner:
         known = self.store.answered(keys)
         return part.texts[[key not in known for key in keys]]
 
+    def _questions(self, part: _Part, seen: _Seen | None) -> tuple[pd.DataFrame, int]:
+        """A row for each question about the part's texts that has no answer; and how many one more text will take."""
+        missing, samples = self._missing(part), samples_of(self.config, part.size)
+        if samples == 1 or self.rules is None or (seen is not None and seen.confident):
+            return missing, 1
+        prompt, rows = label_prompt(self.config, self.rules).render(), np.arange(len(part.texts))
+        further = part.texts.iloc[np.repeat(rows, samples - 1)]
+        keys = [
+            stored_under(self.config, part.size, text=text, prompt=prompt, sample=sample)
+            for text in part.texts["text"]
+            for sample in range(1, samples)
+        ]
+        known = self.store.get_answers(keys)
+        return pd.concat([missing, further[[key not in known for key in keys]]]), samples
+
     def _ask_first(self, part: _Part | None) -> None:
         """Labels a few of the part's texts, short and long ones, unless the model has labelled enough."""
         if part is None:
@@ -263,8 +282,10 @@ class _Planner:
         if n > 0:
             places = np.quantile(np.arange(len(missing)), (np.arange(n) + 0.5) / n).round().astype(int)
             few = missing.iloc[missing["text"].str.len().argsort().iloc[np.unique(places)]]
+            once = self.config.labeling.model_copy(update={"label_samples": 1})
+            config = self.config.model_copy(update={"labeling": once})
             try:
-                label_chunks(few, size=part.size, rules=self.rules or "", config=self.config, store=self.store)
+                label_chunks(few, size=part.size, rules=self.rules or "", config=config, store=self.store)
             except NbhelpersError as error:
                 self.error = error
 
@@ -298,18 +319,20 @@ class _Planner:
             if 0 < fitted[0] < 5 * slope:
                 slope, intercept = fitted
         seconds = answers["seconds"].median() if api.mode == "local" else answers["seconds"].mean()
-        return _Seen(slope, intercept, answers["completion_tokens"].mean(), seconds, calls)
+        confident = bool(answers["confidence"].notna().any())
+        return _Seen(slope, intercept, answers["completion_tokens"].mean(), seconds, calls, confident)
 
     def _labels_row(self, part: _Part, seen: _Seen | None) -> dict[str, Any]:
-        api, missing = self.config.api_of(part.size), self._missing(part)
-        n = len(missing) + part.more
+        api, (missing, answers) = self.config.api_of(part.size), self._questions(part, seen)
+        more = part.more * answers
+        n = len(missing) + more
         others = self.chunks if self.pool.empty else self.pool
-        if n == 0 or seen is None or self.rules is None or (part.more and others.empty):
+        if n == 0 or seen is None or self.rules is None or (more and others.empty):
             return self._row(part.stage, part.iteration, part.size, n, None, None)
         fixed, times = _characters(label_prompt(self.config, self.rules).render())
         characters: float = n * fixed + times * missing["text"].str.len().sum()
-        if part.more:
-            characters += part.more * times * others["text"].str.len().mean()
+        if more:
+            characters += more * times * others["text"].str.len().mean()
         calls = n * seen.calls
         sent = (seen.slope * characters + seen.intercept * n) * seen.calls
         at_once = 1 if api.mode == "local" else min(self.config.system.concurrency_limit, calls)

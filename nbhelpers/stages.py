@@ -65,6 +65,7 @@ def _rules_inputs(config: Config, run: RunFolder) -> dict[str, str]:
     if config.rules.refine:
         prompts = [refine_prompt(config)[0], label_prompt(config, "").template]
         settings = [config.api.small_model, config.api.small_mode, config.system.seed, config.cost.budget_usd]
+        settings.append(config.labeling.label_samples)
         found |= {"chunks": _file(run.chunks), "pilot": _hash([prompts, settings])}
     return found
 
@@ -85,6 +86,7 @@ def _train_inputs(config: Config, run: RunFolder) -> dict[str, str]:
     return {
         **_test_inputs(config, run),
         "test_labels": _file(run.test_labels),
+        "agreement": _file(run.agreement),
         "human_labels": _human_labels(run),
         "human_labels_file": _file(config.path.human_labels),
     }
@@ -146,6 +148,7 @@ STAGES = (
             *_TASK,
             *_CALLS,
             "labeling.compare",
+            "labeling.label_samples",
             "cost.budget_usd",
             "system.seed",
             "training.test_set_size",
@@ -170,6 +173,7 @@ STAGES = (
             "system.seed",
             "training",
             "labeling.cascade",
+            "labeling.label_samples",
             "cost",
         ],
         _train_inputs,

@@ -766,3 +766,109 @@ def test_a_plain_form_can_be_asked_for(make_config: MakeConfig, store: LabelStor
 def test_without_test_labels_the_error_names_the_notebook(run: RunFolder) -> None:
     with pytest.raises(RunFolderError, match=r"llm_classifications\.yaml not found.*Run 03_test_labels first"):
         read_test_labels(run)
+
+
+# Several answers to one text
+
+
+class Undecided:
+    """Answers the small LLM's questions about a text with these labels in turn, whatever order the calls come in."""
+
+    def __init__(self, labels: dict[str, list[str | None]]) -> None:
+        self.labels = labels
+        self.given: Counter[str] = Counter()
+        self.lock = threading.Lock()
+
+    def __call__(self, model: str, messages: list[dict[str, Any]]) -> str:
+        text = shown_text(messages) or ""
+        for part, labels in self.labels.items():
+            if part in text:
+                with self.lock:
+                    self.given[part] += 1
+                    label = labels[(self.given[part] - 1) % len(labels)]
+                return f"Answer {self.given[part]}.\nFinal label: {label or 'music'}"
+        return str(LABELLER(model, messages))
+
+
+SEQUENTIAL: dict[str, Any] = {"system": {"concurrency_limit": 1}}
+
+
+def test_the_most_frequent_of_several_answers_counts_and_its_share_is_the_confidence(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    votes = {"Item 1 ": ["sports", "weather", "weather", "politics", "weather"], "Item 2 ": ["politics", "sports"] * 5}
+    with ChatServer(Undecided(votes)) as server:
+        config = make_config(server.url, labeling={"label_samples": 5, "answer_form": "plain"}, **SEQUENTIAL)
+        labels = label(some(3), config, store)
+        assert labels["label"].tolist() == ["sports", "weather", "politics"]
+        assert labels["confidence"].tolist() == [1.0, 0.6, 0.6]
+        assert labels["reply"].tolist()[1] == "Answer 2.\nFinal label: weather"  # the first that says so
+        assert server.calls == 15
+        assert [request["temperature"] for request in server.requests] == [0.2] * 3 + [0.7] * 12
+        pd.testing.assert_frame_equal(label(some(3), config, store), labels)
+        assert server.calls == 15
+    assert (len(store.answers("label")), len(store.answers("sample"))) == (3, 12)
+    assert store.answers("label")["label"].tolist() == ["sports", "sports", "politics"]  # raw, as they were given
+
+
+@pytest.mark.parametrize(("answers", "wins"), [(["sports", "weather"], "sports"), (["weather", "sports"], "weather")])
+def test_of_equally_frequent_labels_the_first_named_counts(
+    answers: list[str | None], wins: str, make_config: MakeConfig, store: LabelStore
+) -> None:
+    with ChatServer(Undecided({"Item 0 ": [*answers, *reversed(answers)]})) as server:
+        config = make_config(server.url, labeling={"label_samples": 4}, **SEQUENTIAL)
+        labels = label(some(1), config, store)
+        assert labels[["label", "confidence"]].to_numpy().tolist() == [[wins, 0.5]]
+
+
+def test_more_answers_later_ask_only_for_what_is_missing(make_config: MakeConfig, store: LabelStore) -> None:
+    with ChatServer(LABELLER) as server:
+        for samples, calls in ((1, 6), (3, 18), (5, 30), (3, 30), (1, 30)):
+            labels = label(some(6), make_config(server.url, labeling={"label_samples": samples}), store)
+            assert server.calls == calls
+            assert labels["confidence"].isna().all() if samples == 1 else labels["confidence"].eq(1).all()
+
+
+def test_the_large_llm_and_one_that_gives_probabilities_answer_once(
+    make_config: MakeConfig, store: LabelStore, tiny_llm: Path
+) -> None:
+    tops = [{"token": name, "logprob": math.log(p)} for name, p in zip(CLASSES, (0.7, 0.2, 0.1), strict=True)]
+    content = [{"token": "sports", "logprob": math.log(0.7), "top_logprobs": tops}]
+    said = Said("Final label: sports", choice={"logprobs": {"content": content}})
+    samples = {"label_samples": 5}
+    with ChatServer(lambda model, messages: said) as server:
+        labels = label(some(6), make_config(server.url, labeling=samples), store)
+        assert labels["confidence"].tolist() == pytest.approx([0.7] * 6)
+        assert server.calls == 6
+        server.answer = LABELLER
+        server.reset()
+        label_chunks(some(6), size="large", rules=RULES, config=make_config(server.url, labeling=samples), store=store)
+        assert server.calls == 6
+    assert label(LONG, local(make_config, tiny_llm, labeling=samples), store)["confidence"].notna().all()
+
+
+def test_an_answer_that_names_no_class_is_no_vote_for_any(make_config: MakeConfig, store: LabelStore) -> None:
+    with ChatServer(Undecided({"Item 0 ": ["sports", *[None] * 4, "sports"]})) as server:
+        config = make_config(server.url, labeling={"label_samples": 3, "answer_form": "plain"}, **SEQUENTIAL)
+        labels = label(some(1), config, store)
+        assert server.calls == 1 + 4 + 1  # the second answer was asked for four times
+    assert labels["label"].tolist() == ["sports"]
+    assert labels["confidence"].tolist() == pytest.approx([2 / 3])
+    assert labels["reason"].tolist() == [""]
+
+
+def test_where_the_money_ends_before_all_answers_the_confidence_is_missing(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    prices = {f"cost_per_million_{s}_{way}": 1.0 for s in ("large", "small") for way in ("input", "output")}
+    samples = {"label_samples": 3, "answer_form": "plain"}
+    with ChatServer(LABELLER) as server:
+        config = make_config(server.url, labeling=samples, cost={**prices, "budget_usd": 0.005}, **SEQUENTIAL)
+        labels = label(some(6), config, store)
+        assert 6 < server.calls < 18
+        assert (server.prompt_tokens + server.completion_tokens) / 1e6 <= 0.005
+        assert labels["label"].tolist() == true_labels(labels)
+        complete = labels["confidence"].notna().tolist()
+        assert complete == sorted(complete, reverse=True)  # text by text, not answer by answer
+        assert True in complete
+        assert False in complete

@@ -134,6 +134,28 @@ def test_texts_that_a_classifier_will_choose_are_planned_by_the_mean(
     assert rows["04 labels", 3]["prompt_tokens"] == pytest.approx(rows["04 labels", 1]["prompt_tokens"] / 2, rel=0.1)
 
 
+@pytest.mark.usefixtures("texts", "fits")
+def test_several_answers_a_text_are_planned_but_not_among_the_first_questions(
+    server: ChatServer, make_config: MakeConfig, run: RunFolder, store: LabelStore
+) -> None:
+    changes: dict[str, Any] = {"cost": PRICES, "labeling": {"compare": 10, "label_samples": 3}}
+    config = make_config(server.url, training={**SIZES, "max_iters": 1}, **changes)
+    ingest(config, run)
+    rows = by_row(make_plan(config, run, store).table)
+    assert server.calls == 5
+    prepare(config, run, store)
+    before = all_calls(store)
+    compare_llms(read_test_labels(run), rules=read_rules(run), config=config, run=run, store=store)
+    close(rows["03 agreement of the LLMs", 0], used(store, before), large=False)
+    before = all_calls(store)
+    Rounds(config, run, store).step()
+    close(rows["04 labels", 1], used(store, before), large=False)
+    assert rows["03 agreement of the LLMs", 0]["calls"] + rows["04 labels", 1]["calls"] == (10 + 20) * 3 - 2
+    assert rows["03 test labels", 0]["calls"] == 30 - 2  # the large LLM answers once
+    assert by_row(make_plan(config, run, store).table)["total", 0]["calls"] == 0
+    assert rows["total", 0]["calls"] + 5 == server.calls
+
+
 @pytest.mark.usefixtures("texts")
 def test_finished_steps_are_left_out(
     server: ChatServer, make_config: MakeConfig, run: RunFolder, store: LabelStore

@@ -310,6 +310,7 @@ DEPENDS = [
     ("system", "completion_mode", True, "234"),
     ("cost", "cost_per_million_large_input", 1.0, "4"),
     ("labeling", "cascade", 0.25, "4"),
+    ("labeling", "label_samples", 3, "34"),
     ("meta_datagen", "do_meta_datagen", True, "5"),
     ("system", "concurrency_limit", 3, ""),  # how fast, not what
     ("api", "large_base_url", "http://127.0.0.1:9/v1", ""),
