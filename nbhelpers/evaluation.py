@@ -130,6 +130,45 @@ def smallest_correct(total: int, target: float, *, look: int = 1, confidence: fl
     return low
 
 
+def what_can_be_shown(total: int, target: float) -> str:
+    """One or two sentences on what a test set of this size can show.
+
+    Args:
+        total: texts in the test set, at least 1.
+        target: the accuracy to be shown, 0 to 1.
+    Returns:
+        Example: 100, 0.90 -> "With 100 test texts and one look, 0.90 needs 96 right; at a fifth look it would be 99."
+    Raises:
+        EvaluationError: as `smallest_correct`.
+    """
+    first, fifth = (smallest_correct(total, target, look=look) for look in (1, 5))
+    if first is not None:
+        later = "not even all would do" if fifth is None else f"it would be {fifth}"
+        return f"With {total} test texts and one look, {target:.2f} needs {first} right; at a fifth look {later}."
+    if target == 1:
+        return "No test set can show 1.00: lower system.required_accuracy."
+    needed = math.ceil(math.log(_alpha_at(1, 0.95)) / math.log(target))
+    return (
+        f"{total} test texts cannot show {target:.2f}, even all right: it takes {needed}. "
+        "Raise training.test_set_size, or lower system.required_accuracy."
+    )
+
+
+def texts_to_hold(wanted: int, *, seen: int, total: int) -> int:
+    """How large a random test set would have to be to hold so many texts of a class, rounded up to tens.
+
+    Args:
+        wanted: texts of the class.
+        seen: texts of the class among the `total` there are now. With none, the class may still have a share of
+            1 - 0.05 ** (1 / total) (95 % sure), and fewer texts than this cannot be expected to do.
+        total: texts in the test set now, at least 1.
+    Returns:
+        Example: 10 wanted, 3 of 100 seen -> 340.
+    """
+    share = seen / total if seen else 1 - 0.05 ** (1 / total)
+    return 10 * math.ceil(wanted / share / 10)
+
+
 def evaluate(true: Sequence[str], predicted: Sequence[str], *, classes: Sequence[str]) -> Evaluation:
     """Compare predicted with true labels.
 

@@ -15,6 +15,8 @@ from nbhelpers.evaluation import (
     evaluate,
     lower_bound,
     smallest_correct,
+    texts_to_hold,
+    what_can_be_shown,
 )
 
 counts = st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n)))
@@ -74,6 +76,28 @@ def test_with_100_texts_and_one_look_90_percent_needs_96_right():
     assert smallest_correct(100, 0.9, look=5) == 99  # P(98 or more | 0.9) = 0.0019 > 0.05 / 30
     assert smallest_correct(35, 0.9) is None
     assert smallest_correct(36, 0.9) == 36  # 0.9 ** 36 = 0.0225 <= 0.025 < 0.9 ** 35
+
+
+@pytest.mark.parametrize(
+    ("total", "target", "says"),
+    [
+        (100, 0.9, "With 100 test texts and one look, 0.90 needs 96 right; at a fifth look it would be 99."),
+        (40, 0.9, "With 40 test texts and one look, 0.90 needs 40 right; at a fifth look not even all would do."),
+        (35, 0.9, "35 test texts cannot show 0.90, even all right: it takes 36. "),
+        (500, 1.0, "No test set can show 1.00: lower system.required_accuracy."),
+    ],
+)
+def test_it_says_beforehand_what_a_test_set_can_show(total, target, says):
+    assert what_can_be_shown(total, target).startswith(says)
+
+
+@pytest.mark.parametrize(
+    ("seen", "total", "needed"),
+    [(3, 100, 340), (5, 100, 200), (9, 200, 230), (10, 200, 200), (0, 100, 340), (0, 10, 40)],
+)
+def test_how_large_a_test_set_would_hold_ten_texts_of_a_class(seen, total, needed):
+    # By hand: 10 / 0.03 = 333.3; none of 100 leaves a share of 1 - 0.05 ** 0.01 = 0.0295, none of 10 one of 0.259.
+    assert texts_to_hold(10, seen=seen, total=total) == needed
 
 
 @settings(deadline=None)
