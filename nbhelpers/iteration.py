@@ -16,17 +16,22 @@ import pandas as pd
 from nbhelpers.classifier import Classifier, TrainingSettings, fit
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ClassifierError, ConfigError
-from nbhelpers.evaluation import Evaluation, clearly_better, evaluate, lower_bound
+from nbhelpers.evaluation import Evaluation, clearly_better, evaluate
 from nbhelpers.models import find_model
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
 
+MADE_FROM = ("dataset", "base_model", "classes", "settings")  # what decides a classifier, in its `training`
 DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
 
 
 @dataclass(frozen=True)
 class Iteration:
-    """What one iteration made; `row` is its entry in report.json; predicted and probability are of all test texts."""
+    """What one iteration made.
+
+    `row` is its entry in report.json; `predicted` and `probability` are of all test texts, `sampled` the classes of
+    other texts by chunk id; `fingerprint` is the same for the same classifier and test labels.
+    """
 
     number: int
     row: dict[str, Any]
@@ -34,6 +39,8 @@ class Iteration:
     evaluation: Evaluation
     predicted: list[str]
     probability: list[float]
+    sampled: dict[str, str]
+    fingerprint: str
 
 
 def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, run: RunFolder) -> Classifier:
@@ -83,15 +90,23 @@ def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, ru
 
 
 def measure(
-    number: int, classifier: Classifier, labels: pd.DataFrame, test: pd.DataFrame, *, balance: str, seconds: float
+    number: int,
+    classifier: Classifier,
+    *,
+    labels: pd.DataFrame,
+    test: pd.DataFrame,
+    sample: pd.DataFrame,
+    balance: str,
+    seconds: float,
 ) -> Iteration:
-    """The iteration's figures on the test set and on the validation set.
+    """The iteration's figures on the test set and on the validation set; no look at the test set is taken (see looks).
 
     Args:
         number: the iteration's, from 1.
         classifier: its classifier.
         labels: all labels so far, with split.
         test: the test set; texts without a label are counted, and left out of the figures.
+        sample: texts to predict beside it; those that are labelled by now are left out.
         balance, seconds: what the iteration was trained with, and how long it took.
     """
     predicted, probability = predict(classifier, test["text"])
@@ -101,6 +116,7 @@ def measure(
     usable = labels[labels["label"].notna()]
     validation = usable[usable["split"] == "validation"]
     right = predicted_right(classifier, validation)
+    others = sample[~sample["chunk_id"].isin(labels["chunk_id"])]
     row = {
         "iteration": number,
         "labels": len(labels),
@@ -111,13 +127,25 @@ def measure(
         "labelled_by": {str(source): int(n) for source, n in usable["source"].value_counts().items()},
         "failed_test_labels": len(test) - len(labelled),
         **evaluation.to_dict(),
-        "lower_bound": lower_bound(evaluation.correct, evaluation.n, look=number),
-        "looks": number,
+        "lower_bound": None,
+        "looks": None,
+        "validation_correct": sum(right),
         "validation_accuracy": sum(right) / len(right) if right else None,
         "balance": balance,
         "seconds": round(seconds, 2),
     }
-    return Iteration(number, row, labels, evaluation, predicted, probability)
+    said = predict(classifier, others["text"])[0] if len(others) else []
+    made_from = {key: classifier.training.get(key) for key in MADE_FROM}
+    return Iteration(
+        number,
+        row,
+        labels,
+        evaluation,
+        predicted,
+        probability,
+        sampled=dict(zip(others["chunk_id"], said, strict=True)),
+        fingerprint=_hash(json.dumps([made_from, test[["chunk_id", "label"]].to_dict("list")])),
+    )
 
 
 def find_better(done: Sequence[Iteration], *, run: RunFolder) -> Iteration | None:

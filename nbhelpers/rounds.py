@@ -7,6 +7,7 @@ report says, is in batches, iteration, stopping and run_report.
 """
 
 import time
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -18,17 +19,22 @@ from nbhelpers.cascade import examine_labels
 from nbhelpers.classifier import Classifier, describe_balance
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
+from nbhelpers.evaluation import lower_bound
 from nbhelpers.human_labels import accuracy_against_people, human_labels
 from nbhelpers.iteration import Iteration, find_better, measure, train
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks, read_test_labels
+from nbhelpers.learning_curve import Outlook
 from nbhelpers.lock import one_step
+from nbhelpers.looks import looks_taken, take_look
 from nbhelpers.rules import read_rules
 from nbhelpers.run_folder import RunFolder, write_json, write_table
-from nbhelpers.run_report import report_content, warnings
-from nbhelpers.stopping import target_reached
+from nbhelpers.run_report import look_ahead, report_content, warnings
+from nbhelpers.selection import random_order
+from nbhelpers.stopping import converged, target_reached, worth_a_look
 from nbhelpers.test_set import Pool, open_pool
 
+SAMPLE = 300  # pool texts whose predictions show whether the classifier still changes
 TABLE_COLUMNS = [
     *("iteration", "labels", "failed_labels", "train_size", "validation_size", "test_size", "accuracy", "accuracy_low"),
     *("accuracy_high", "lower_bound", "macro_f1", "validation_accuracy", "seconds"),
@@ -63,6 +69,13 @@ class Rounds:
     def pool(self) -> Pool:
         """The chunks that may be trained on."""
         return open_pool(self.config, self.run, self.chunks, self.test["chunk_id"].tolist())
+
+    @cached_property
+    def sample(self) -> pd.DataFrame:
+        """Random chunks of the pool, the same for all iterations, which show whether labels still change anything."""
+        pool = self.pool.chunks.set_index("chunk_id")
+        ids = random_order(pool.index.tolist(), self.config.system.seed, purpose="sample")[:SAMPLE]
+        return pool.loc[ids].reset_index()
 
     @property
     def final(self) -> Iteration:
@@ -119,10 +132,17 @@ class Rounds:
             status=self.status or "running",
             notes=self.notes(),
             truth=self.truth() if self.done else None,
+            outlook=self.outlook(),
             config=self.config,
             run=self.run,
             store=self.store,
         )
+
+    def outlook(self) -> Outlook | None:
+        """What one more batch is likely to bring and to cost; None with one iteration, or where no text is left."""
+        labels = max((len(iteration.labels) for iteration in self.done), default=0)
+        more = min(self.config.training.train_set_increment, len(self.pool.chunks) - labels)
+        return look_ahead(self.done, self.test["label"].tolist(), more=more, config=self.config, store=self.store)
 
     def run_until_done(self) -> dict[str, Any]:
         """Iterates until the target, `max_iters` or the end of the texts; returns report.json's content."""
@@ -162,16 +182,27 @@ class Rounds:
         write_table(self.run.train_labels, labels)
         self.classifier = train(number, labels, balance=self.balance, config=self.config, run=self.run)
         seconds = time.perf_counter() - started
-        iteration = measure(number, self.classifier, labels, self.test, balance=self.balance, seconds=seconds)
+        iteration = measure(
+            number,
+            self.classifier,
+            labels=labels,
+            test=self.test,
+            sample=self.sample,
+            balance=self.balance,
+            seconds=seconds,
+        )
         self.done.append(iteration)
         self._tell(iteration)
-        system = self.config.system
-        if target_reached(iteration.row, target=system.required_accuracy, rule=system.stop_rule):
+        if self._worth_a_look(iteration):
+            self._look(iteration)
+        if self._reached(iteration):
             self._finish("target_reached")
         elif spent.any():
             self._finish("budget")
         elif number >= self.config.training.max_iters:
             self._finish("max_iters")
+        elif converged([each.sampled for each in self.done if "copy_of" not in each.row]):
+            self._finish("converged")
         write_json(self.run.report, self.report())
         return iteration
 
@@ -193,11 +224,39 @@ class Rounds:
         given = labels["chunk_id"].map(human_labels(self.config, self.run, self.store).labels)
         return bool((given.notna() & (given != labels["label"])).any())
 
+    def _worth_a_look(self, iteration: Iteration) -> bool:
+        """Whether to hold the iteration against the target now; decided by validation labels, never by test labels."""
+        system, row, taken = self.config.system, iteration.row, looks_taken(self.run)
+        if system.stop_rule == "accuracy" or iteration.fingerprint in taken:
+            return True
+        return worth_a_look(
+            row["validation_correct"],
+            row["validation_size"],
+            target=system.required_accuracy,
+            test_size=row["test_size"],
+            look=len(taken) + 1,
+        )
+
+    def _look(self, iteration: Iteration) -> None:
+        """Takes a look at the test set: what it shows of the iteration's classifier goes into its row."""
+        look, row = take_look(self.run, iteration.fingerprint), iteration.row
+        row["looks"], row["lower_bound"] = look, lower_bound(row["correct"], row["n"], look=look)
+
+    def _reached(self, iteration: Iteration) -> bool:
+        system = self.config.system
+        return target_reached(iteration.row, target=system.required_accuracy, rule=system.stop_rule)
+
     def _finish(self, status: str) -> None:
-        """Ends the loop; without the target, a clearly better earlier classifier becomes the last one."""
-        self.status = status
+        """Ends the loop. Without the target, a clearly better earlier classifier becomes the last one.
+
+        The last one is always looked at: an end for reasons other than test labels is no choice by them.
+        """
         if status != "target_reached":
             self._bring_back_better()
+            self._look(self.final)
+            if self._reached(self.final):
+                status = "target_reached"
+        self.status = status
         self.run.forget_iterations(self.final.number + 1)
         write_json(self.run.report, self.report())
 
@@ -205,10 +264,11 @@ class Rounds:
         last, best = self.final, find_better(self.done, run=self.run)
         if best is None:
             return
+        self._look(best)
         number = last.number + 1
         self.run.copy_iteration(best.number, to=number)
         row = {**best.row, "iteration": number, "copy_of": best.number, "seconds": 0.0}
-        self.done.append(Iteration(number, row, best.labels, best.evaluation, best.predicted, best.probability))
+        self.done.append(replace(best, number=number, row=row))
         self._notes.append(
             f"classifier_{number} is a copy of classifier_{best.number}, which is clearly better than "
             f"classifier_{last.number} on the {last.row['validation_size']} validation texts."

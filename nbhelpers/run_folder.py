@@ -41,6 +41,7 @@ class RunFolder:
         self.pilot = self.classifiers / "pilot.json"
         self.test_set = self.classifiers / "truth_labels_classification" / "test_set.json"
         self.test_labels = self.classifiers / "truth_labels_classification" / "llm_classifications.yaml"
+        self.looks = self.classifiers / "truth_labels_classification" / "looks.json"
         self.agreement = self.classifiers / "truth_labels_classification" / "agreement.json"
         self.train_labels = self.classifiers / "train_labels.parquet"
         self.predictions = self.classifiers / "final_classifier_output"

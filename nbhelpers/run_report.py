@@ -10,15 +10,17 @@ import pandas as pd
 
 from nbhelpers.audit import TruthEstimate
 from nbhelpers.config import Config
-from nbhelpers.evaluation import smallest_correct
+from nbhelpers.evaluation import texts_to_hold, what_can_be_shown
 from nbhelpers.ingest import count_ingest
 from nbhelpers.iteration import Iteration
 from nbhelpers.label_store import LabelStore
+from nbhelpers.learning_curve import Outlook, extrapolate
 from nbhelpers.llms import usage
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.test_set import Pool
 
 REPORTED_VERSIONS = ("nbhelpers", "torch", "transformers", "openai", "pandas", "scikit-learn")
+FEW = 10  # test texts of a class, below which its figures mean nothing
 FINAL_FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "majority_baseline")
 
 
@@ -28,6 +30,7 @@ def report_content(
     status: str,
     notes: Sequence[str],
     truth: TruthEstimate | None,
+    outlook: Outlook | None,
     config: Config,
     run: RunFolder,
     store: LabelStore,
@@ -39,6 +42,7 @@ def report_content(
         status: how the loop ended, or "running".
         notes: what belongs beside the figures.
         truth: the final classifier's accuracy against people's labels, where there are such.
+        outlook: what another batch is likely to bring, where something can be said about it.
         config, run, store: what was asked for, read, and paid.
     """
     documents = run.read_table(run.documents, made_by="01_ingest")
@@ -51,6 +55,7 @@ def report_content(
         "iterations": [iteration.row for iteration in done],
         "final": None,
         "claim": None,
+        "outlook": None if outlook is None else asdict(outlook),
         "llm": usage(config, store),
         "llms_agree": agreement,
         "ingest": count_ingest(documents, chunks),
@@ -63,25 +68,54 @@ def report_content(
         figures = {name: final[name] for name in FINAL_FIGURES}
         report["final"] = {"classifier": f"classifier_{final['iteration']}", **figures}
         report["truth"] = None if truth is None else asdict(truth)
-        report["claim"] = {"lower_bound": final["lower_bound"], "confidence": 0.95, "looks": final["looks"]}
+        if final["looks"] is not None:
+            report["claim"] = {"lower_bound": final["lower_bound"], "confidence": 0.95, "looks": final["looks"]}
     return report
+
+
+def look_ahead(
+    done: Sequence[Iteration], test_labels: Sequence[str | None], *, more: int, config: Config, store: LabelStore
+) -> Outlook | None:
+    """What `more` labels are likely to bring, and their price as that of the labels so far.
+
+    Args:
+        done: the iterations so far.
+        test_labels: of the test texts, in the order of their predictions; texts without one are left out.
+        more: labels to buy.
+        config, store: the share of them that the large LLM gives, and what each LLM has cost.
+    """
+    own = [iteration for iteration in done if "copy_of" not in iteration.row]
+    right = [
+        [said == label for said, label in zip(iteration.predicted, test_labels, strict=True) if pd.notna(label)]
+        for iteration in own
+    ]
+    change = extrapolate([len(iteration.labels) for iteration in own], right, more=more) if more > 0 else None
+    if change is None:
+        return None
+    paid, shares = usage(config, store)["by_size"], {"small": 1.0, "large": config.labeling.cascade}
+    costs = [
+        share * paid[size]["cost_usd"] / (paid[size]["calls"] - paid[size]["failed"])
+        if size in paid and paid[size]["cost_usd"] is not None and paid[size]["calls"] > paid[size]["failed"]
+        else None
+        for size, share in shares.items()
+        if share > 0
+    ]
+    known = [cost for cost in costs if cost is not None]
+    return Outlook(more, *change, dollars=more * sum(known) if len(known) == len(costs) else None)
 
 
 def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStore) -> list[str]:
     """Plain warnings about what the figures of this config, test set and pool cannot say."""
     notes = []
-    target, known = config.system.required_accuracy, int(test["label"].notna().sum())
-    needed = smallest_correct(known, target, look=1)
+    known = int(test["label"].notna().sum())
+    can_show = what_can_be_shown(known, config.system.required_accuracy)
     if config.system.stop_rule == "accuracy":
-        bound = (
-            f"{needed} right at the first look" if needed is not None else "a larger test set: all right is not enough"
-        )
         notes.append(
-            f"The stop rule compares the accuracy itself with the target. With {known} test texts, being 95 % sure "
-            f"of {target:.2f} takes {bound}; stop_rule: lower_bound waits for that."
+            "The stop rule compares the accuracy itself with the target, which chance reaches too; "
+            f"stop_rule: lower_bound waits until one may be 95 % sure. {can_show}"
         )
-    elif needed is None:
-        notes.append(f"{known} test texts cannot show {target:.2f}, even all right: raise training.test_set_size.")
+    else:
+        notes.append(can_show)
     if pool.scope == "chunks":
         notes.append(
             "Too few chunks to leave whole test documents out of training: the accuracy holds for new chunks of "
@@ -99,7 +133,19 @@ def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStor
             "it against labels of your own (path.truth), or name a better LLM under api: (params/openai.yaml). "
             "Its favourite class names are corrected as if all classes were about equally frequent."
         )
-    unused = [name for name in config.classification.classes if name not in set(test["label"])]
+    texts = {name: int((test["label"] == name).sum()) for name in config.classification.classes}
+    unused = [name for name in texts if texts[name] == 0]
+    few = {name: n for name, n in texts.items() if 0 < n < FEW}
     if unused:
-        notes.append(f"No test text is of class {', '.join(unused)}: its figures mean nothing yet.")
+        notes.append(
+            f"No test text is of class {', '.join(unused)}: its figures mean nothing yet. More than "
+            f"{texts_to_hold(FEW, seen=0, total=known)} test texts would be needed to hold ten of it."
+        )
+    if few:
+        counts = ", ".join(f"{name} ({n})" for name, n in few.items())
+        notes.append(
+            f"Fewer than ten of {known} test texts are of class {counts}: such figures mean nothing yet. About "
+            f"{texts_to_hold(FEW, seen=min(few.values()), total=known)} test texts would hold ten of each "
+            "(training.test_set_size)."
+        )
     return notes

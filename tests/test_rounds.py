@@ -20,7 +20,8 @@ from nbhelpers.classifier import Classifier, TrainingSettings
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ConfigError, RunFolderError
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import read_test_labels
+from nbhelpers.labeling import read_test_labels, write_test_labels
+from nbhelpers.looks import looks_taken
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import validation_share
@@ -305,36 +306,207 @@ def test_above_the_frequent_class_counts(start: Start, fits: WordFits) -> None:
     assert report["final"]["majority_baseline"] == pytest.approx(0.8, abs=0.1)
 
 
+# Looks at the test set
+
+
 @pytest.mark.parametrize(
     ("rule", "test_size", "wrong_first", "status", "bounds"),
     [
         # All right at look k of n texts: the bound is (0.05 / (k (k + 1))) ** (1 / n).
         ("accuracy", 30, 0, "target_reached", [0.88430]),
-        ("lower_bound", 30, 0, "max_iters", [0.88430, 0.85250]),
+        ("lower_bound", 30, 0, "max_iters", [None, 0.88430]),  # no look could show it; the end is always looked at
         ("lower_bound", 40, 0, "target_reached", [0.91190]),
-        ("lower_bound", 40, 1, "max_iters", [0.0, 0.88719]),  # at the first look 40 of 40 would have done
-        ("lower_bound", 60, 1, "target_reached", [0.0, 0.92331]),
+        ("lower_bound", 40, 1, "target_reached", [None, 0.91190]),  # all wrong in the validation set: no look
+        ("accuracy", 60, 1, "target_reached", [0.0, 0.92331]),  # this rule looks every time
     ],
 )
-def test_the_lower_bound_counts_the_looks_at_the_test_set(
-    start: Start, fits: WordFits, rule: str, test_size: int, wrong_first: int, status: str, bounds: list[float]
+def test_only_looks_count_and_the_validation_set_says_when_to_look(
+    start: Start, fits: WordFits, rule: str, test_size: int, wrong_first: int, status: str, bounds: list[float | None]
 ) -> None:
     fits.blind = [ALL] * wrong_first
     rounds = start(system={"stop_rule": rule}, training={"test_set_size": test_size, "max_iters": 2})
     report = rounds.run_until_done()
     assert report["status"] == status
-    assert [row["lower_bound"] for row in report["iterations"]] == pytest.approx(bounds, abs=1e-5)
-    assert [row["looks"] for row in report["iterations"]] == list(range(1, len(bounds) + 1))
+    assert [row["lower_bound"] for row in report["iterations"]] == [
+        bound if bound is None else pytest.approx(bound, abs=1e-5) for bound in bounds
+    ]
+    taken = [bound for bound in bounds if bound is not None]
+    assert [row["looks"] for row in report["iterations"] if row["looks"] is not None] == list(range(1, len(taken) + 1))
     assert report["claim"] == {
-        "lower_bound": pytest.approx(bounds[-1], abs=1e-5), "confidence": 0.95, "looks": len(bounds)
+        "lower_bound": pytest.approx(taken[-1], abs=1e-5), "confidence": 0.95, "looks": len(taken)
     }  # fmt: skip
+
+
+def test_test_labels_do_not_say_when_to_look(start: Start, server: ChatServer, fits: WordFits) -> None:
+    server.answer = lambda model, messages: (MISTAKEN if model == "big" else LABELLER)(model, messages)
+    fits.blind = [ALL, set()]
+    report = start(
+        system={"stop_rule": "lower_bound"}, training={"test_set_size": 60, "train_set_size": 40}
+    ).run_until_done()
+    first, second, *_ = report["iterations"]
+    assert (first["accuracy"], first["validation_accuracy"], first["looks"]) == (1.0, 0.0, None)  # it would have passed
+    assert (second["accuracy"], second["validation_accuracy"], second["looks"]) == (0.0, 1.0, 1)
+
+
+def test_looks_outlive_the_run_and_a_raised_max_iters(start: Start, fits: WordFits, run: RunFolder) -> None:
+    fits.blind = [ALL, ALL, set()]
+    system, training = {"stop_rule": "lower_bound"}, {"test_set_size": 60}
+    first = start(system=system, training={**training, "max_iters": 1}).run_until_done()
+    assert first["claim"] == {"lower_bound": 0.0, "confidence": 0.95, "looks": 1}
+    for _ in range(2):  # the second time, everything is there already
+        report = start(system=system, training={**training, "max_iters": 4}).run_until_done()
+        assert [row["looks"] for row in report["iterations"]] == [1, None, 2]
+        assert report["status"] == "target_reached"
+        assert report["claim"]["lower_bound"] == pytest.approx((0.05 / 6) ** (1 / 60))  # as the second look
+        assert len(looks_taken(run)) == 2
+
+
+def test_other_test_labels_are_another_look_at_the_same_classifier(
+    start: Start, fits: WordFits, run: RunFolder
+) -> None:
+    system, training = {"stop_rule": "lower_bound"}, {"max_iters": 1}
+    assert start(system=system, training=training).run_until_done()["claim"]["looks"] == 1
+    shown = read_test_labels(run)
+    write_test_labels(run, shown.assign(label="sports"), config=start(system=system, training=training).config)
+    report = start(system=system, training=training).run_until_done()
+    assert report["claim"]["looks"] == 2
+    assert len(fits.made) == 1
+
+
+def test_the_claim_is_about_a_classifier_that_was_brought_back(
+    start: Start, server: ChatServer, fits: WordFits, run: RunFolder
+) -> None:
+    fits.blind = [set(), ALL]
+    system = {"stop_rule": "lower_bound", "required_accuracy": 0.99}  # no look could show it
+    report = start(system=system, training={"max_iters": 2, "train_set_size": 40}).run_until_done()
+    assert report["final"]["classifier"] == "classifier_3"
+    assert [row["looks"] for row in report["iterations"]] == [1, None, 1]
+    assert report["claim"]["lower_bound"] == pytest.approx(0.025 ** (1 / 40))
+    again = start(system=system, training={"max_iters": 2, "train_set_size": 40}).run_until_done()
+    assert [{**row, "seconds": 0} for row in again["iterations"]] == [
+        {**row, "seconds": 0} for row in report["iterations"]
+    ]
+
+
+def test_a_classifier_that_was_looked_at_in_vain_is_brought_back_with_its_own_look(
+    start: Start, server: ChatServer, fits: WordFits, run: RunFolder
+) -> None:
+    server.answer = lambda model, messages: (MISTAKEN if model == "big" else LABELLER)(model, messages)
+    fits.blind = [set(), set(), ALL]
+    report = start(system={"stop_rule": "lower_bound"}, training={"train_set_size": 40}).run_until_done()
+    assert [row["looks"] for row in report["iterations"]] == [1, 2, None, 2]
+    assert report["iterations"][2]["accuracy"] == 1.0  # by the mistaken labels; the validation set knows better
+    assert report["claim"] == {"lower_bound": 0.0, "confidence": 0.95, "looks": 2}
+    assert len(looks_taken(run)) == 2
+
+
+def test_before_the_end_there_may_be_no_claim(start: Start, fits: WordFits, run: RunFolder) -> None:
+    fits.blind = [ALL] * 2
+    rounds = start(system={"stop_rule": "lower_bound"}, training={"max_iters": 2})
+    rounds.step()
+    assert report_of(run)["claim"] is None
+    rounds.step()
+    assert report_of(run)["claim"]["looks"] == 1
+
+
+def test_the_notes_say_what_the_test_set_can_show(start: Start, fits: WordFits) -> None:
+    shown = "With 100 test texts and one look, 0.90 needs 96 right;"
+    bound = start(system={"stop_rule": "lower_bound"}, training={"test_set_size": 100}).notes()[0]
+    assert bound.startswith(shown)
+    plain = start(training={"test_set_size": 100}).notes()[0]
+    assert plain.startswith("The stop rule compares the accuracy itself")
+    assert shown in plain
 
 
 def test_the_notes_say_what_the_test_set_cannot_show(start: Start, fits: WordFits) -> None:
     few = start(system={"stop_rule": "lower_bound"}, training={"test_set_size": 30})
-    assert few.notes() == ["30 test texts cannot show 0.90, even all right: raise training.test_set_size."]
-    small = start(training={"test_set_size": 30})
-    assert any("a larger test set" in note for note in small.notes())
+    assert few.notes()[0].startswith("30 test texts cannot show 0.90, even all right: it takes 36.")
+
+
+def test_a_class_with_few_test_texts_is_named_with_what_would_do(start: Start, fits: WordFits) -> None:
+    rounds = start(texts=texts_of({"goal": 90, "rain": 20, "vote": 20}), training={"test_set_size": 60})
+    texts = Counter(read_test_labels(rounds.run)["label"])
+    few = {name: n for name, n in texts.items() if n < 10}
+    assert min(few.values()) >= 1, "choose another seed for the texts"
+    [note] = [note for note in rounds.notes() if "Fewer than ten" in note]
+    assert all(f"{name} ({n})" in note for name, n in few.items())
+    assert "sports" not in note
+    assert f"About {-(-600 // min(few.values()) // 10) * 10} test texts" in note
+
+
+# Nothing changes any more
+
+
+def test_it_ends_when_more_labels_change_nothing(start: Start, fits: WordFits, run: RunFolder) -> None:
+    fits.blind = [{"rain"}] * 9  # always the same mistake
+    texts = texts_of(dict.fromkeys(WORDS, 120))
+    system = {"stop_rule": "lower_bound", "required_accuracy": 0.95}
+    rounds = start(texts=texts, system=system, training={"max_iters": 9})
+    report = rounds.run_until_done()
+    assert report["status"] == report_of(run)["status"] == "converged"
+    assert len(report["iterations"]) == 4
+    assert report["claim"]["looks"] == 1
+    rounds.step()  # one more by hand comes to the same
+    assert report_of(run)["status"] == "converged"
+    assert len(report_of(run)["iterations"]) == 5
+
+
+def test_it_goes_on_while_labels_change_something(start: Start, fits: WordFits) -> None:
+    fits.blind = [{"rain"}, {"rain"}, {"rain"}, {"goal"}, {"rain"}]
+    texts = texts_of(dict.fromkeys(WORDS, 120))
+    report = start(texts=texts, training={"max_iters": 5}).run_until_done()
+    assert report["status"] == "max_iters"
+
+
+def test_a_converged_classifier_that_meets_the_target_has_reached_it(
+    start: Start, server: ChatServer, fits: WordFits
+) -> None:
+    """The small LLM is so unlike the large one that the validation set never calls for a look."""
+    server.answer = lambda model, messages: (LABELLER if model == "big" else MISTAKEN)(model, messages)
+    fits.blind = [ALL] * 9
+    texts = texts_of({"goal": 150, "vote": 150})  # each taken for the other
+    classes = {"classes": ["sports", "politics"]}
+    report = start(
+        texts=texts, classification=classes, system={"stop_rule": "lower_bound"}, training={"max_iters": 9}
+    ).run_until_done()
+    assert [row["validation_accuracy"] for row in report["iterations"]] == [0.0] * 4
+    assert [row["looks"] for row in report["iterations"]] == [None, None, None, 1]
+    assert (report["status"], report["final"]["accuracy"]) == ("target_reached", 1.0)
+
+
+# What the next batch would bring
+
+
+def test_the_report_says_what_another_batch_would_bring_and_cost(
+    start: Start, server: ChatServer, fits: WordFits, run: RunFolder
+) -> None:
+    fits.blind = [ALL, {"rain"}]
+    prices = {f"cost_per_million_{size}_{way}": 2.0 for size in ("large", "small") for way in ("input", "output")}
+    rounds = start(texts=USUAL, cost=prices, training={"max_iters": 2})
+    rounds.step()
+    assert report_of(run)["outlook"] is None
+    rounds.step()
+    outlook = report_of(run)["outlook"]
+    accuracies = [iteration.row["accuracy"] for iteration in rounds.done]
+    # 1 / sqrt(labels): 20 -> 0.2236, 30 -> 0.1826, 40 -> 0.1581
+    assert outlook["gain"] == pytest.approx((accuracies[1] - accuracies[0]) * 0.0245 / 0.0410, rel=0.01)
+    assert (outlook["labels"], outlook["margin"] > 0.03) == (10, True)
+    small = report_of(run)["llm"]["by_size"]["small"]
+    assert outlook["dollars"] == pytest.approx(10 * small["cost_usd"] / small["calls"])
+    assert str(rounds.outlook()).startswith("another 10 labels: +")
+
+
+def test_without_prices_or_texts_there_is_no_price_and_no_outlook(start: Start, fits: WordFits) -> None:
+    fits.blind = [ALL] * 9
+    texts = texts_of(dict.fromkeys(WORDS, 25))
+    rounds = start(texts=texts, training={"max_iters": 9})
+    rounds.step()
+    rounds.step()
+    outlook = rounds.outlook()
+    assert outlook is not None
+    assert (outlook.labels, outlook.dollars) == (5, None)  # of 75, 40 are for the test and 30 labelled
+    rounds.run_until_done()
+    assert rounds.outlook() is None
 
 
 # One more by hand
