@@ -231,12 +231,25 @@ class LabelStore:
         """The models that have answered."""
         return set(self._table("SELECT DISTINCT model FROM answers")["model"])
 
-    def usage(self) -> "pd.DataFrame":
-        """All calls ever made, failed ones included: size, calls, failed, prompt_tokens, completion_tokens, seconds."""
+    def usage(self, *, kind: str | None = None, model: str | None = None) -> "pd.DataFrame":
+        """All calls ever made, failed ones included: size, calls, failed, prompt_tokens, completion_tokens, seconds.
+
+        Args:
+            kind: only calls for these ("label" or "rules").
+            model: only calls to this model.
+        """
         return self._table(
             "SELECT size, count(*) AS calls, sum(ok = 0) AS failed, sum(prompt_tokens) AS prompt_tokens, "
-            "sum(completion_tokens) AS completion_tokens, sum(seconds) AS seconds FROM calls GROUP BY size"
+            "sum(completion_tokens) AS completion_tokens, sum(seconds) AS seconds FROM calls "
+            "WHERE coalesce(kind = ?, TRUE) AND coalesce(model = ?, TRUE) GROUP BY size",
+            (kind, model),
         )
+
+    def first_and_last_call(self) -> tuple[str, str] | None:
+        """When the first and the last call ended, as ISO 8601 in UTC; None where none was made."""
+        with self._guard() as db:
+            first, last = db.execute("SELECT min(created), max(created) FROM calls").fetchone()
+        return None if first is None else (first, last)
 
     def count_cached(self, n: int) -> None:
         """Adds to the number of answers that were served from here in place of a call."""

@@ -7,6 +7,7 @@ an LLM or a person labelled keeps that label beside the classifier's own predict
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,9 +55,9 @@ def how_good(run: RunFolder) -> str:
 
 
 def predict_all(config: Config, run: RunFolder, store: LabelStore) -> pd.DataFrame:
-    """Predicts every input text and writes predictions.parquet, .jsonl and .csv.
+    """Predicts every input text, writes predictions.parquet, .jsonl and .csv, and notes how long it took.
 
-    With `predict_on_whole_set_at_the_end` off, only the test set is predicted, and no file is written.
+    With `predict_on_whole_set_at_the_end` off, only the test set is predicted, and no predictions are written.
 
     Returns:
         A row for every input text, in the order of the files: source, position, start, end, text, label,
@@ -145,9 +146,11 @@ def _predict_all(config: Config, run: RunFolder, store: LabelStore) -> pd.DataFr
     if not everything:
         chunks = chunks[chunks["chunk_id"].isin(set(read_test_labels(run)["chunk_id"]))].reset_index(drop=True)
     if everything:
-        proba = _predict_in_parts(run, classifier, chunks, part_key=_part_key(run, number))
+        proba = _predict_in_parts(run, number, classifier, chunks)
     else:
+        started = time.perf_counter()
         proba = classifier.predict_proba(chunks["text"].tolist())
+        _note_time(run, number, texts=len(chunks), seconds=time.perf_counter() - started)
     best = proba.argmax(axis=1)
     names = np.array(classifier.classes, dtype=object)
     predicted = pd.DataFrame(
@@ -176,9 +179,10 @@ def _predict_all(config: Config, run: RunFolder, store: LabelStore) -> pd.DataFr
     return table
 
 
-def _predict_in_parts(run: RunFolder, classifier: Classifier, chunks: pd.DataFrame, *, part_key: str) -> Any:
-    folder = run.predictions / "parts" / part_key
+def _predict_in_parts(run: RunFolder, number: int, classifier: Classifier, chunks: pd.DataFrame) -> Any:
+    folder = run.predictions / "parts" / _part_key(run, number)
     parts = []
+    timed, seconds = 0, 0.0
     with progress_bar(len(chunks), desc="predicting", unit="text") as bar:
         for start in range(0, len(chunks), TEXTS_PER_PART):
             file = folder / f"{start:09}.parquet"
@@ -187,11 +191,18 @@ def _predict_in_parts(run: RunFolder, classifier: Classifier, chunks: pd.DataFra
             if part is None:
                 before = bar.n
                 move = counter(bar)
+                started = time.perf_counter()
                 part = classifier.predict_proba(texts, progress=lambda done, _: move(before + done, len(chunks)))  # noqa: B023
+                timed, seconds = timed + len(texts), seconds + time.perf_counter() - started
+                _note_time(run, number, texts=timed, seconds=seconds)
                 write_table(file, pd.DataFrame(part, columns=classifier.classes))
             bar.update(start + len(texts) - bar.n)
             parts.append(part)
     return np.concatenate(parts)
+
+
+def _note_time(run: RunFolder, number: int, *, texts: int, seconds: float) -> None:
+    write_json(run.prediction_time, {"classifier": f"classifier_{number}", "texts": texts, "seconds": seconds})
 
 
 def _part_key(run: RunFolder, number: int) -> str:

@@ -28,6 +28,7 @@ class RunFolder:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
         self.report = self.root / "report.json"
+        self.page = self.root / "report.html"
         self.notebooks = self.root / "notebooks"
         self.figures = self.root / "figures"
         self.labels = self.root / "labels.sqlite"
@@ -45,6 +46,7 @@ class RunFolder:
         self.agreement = self.classifiers / "truth_labels_classification" / "agreement.json"
         self.train_labels = self.classifiers / "train_labels.parquet"
         self.predictions = self.classifiers / "final_classifier_output"
+        self.prediction_time = self.root / "prediction_time.json"
         self.truth_shares = self.root / "truth.json"
         self.meta_dataset = self.classifiers / "meta_datagen" / "meta_dataset.jsonl"
 

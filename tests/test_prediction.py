@@ -190,13 +190,13 @@ def test_the_three_files_say_the_same(
     }  # fmt: skip
 
 
-def test_no_files_where_the_config_says_so_and_the_test_set_is_predicted(
+def test_no_predictions_are_written_where_the_config_says_so_and_the_test_set_is_predicted(
     trained: Callable[..., Config], run: RunFolder, store: LabelStore, texts: list[str]
 ) -> None:
     config = trained(classification={"predict_on_whole_set_at_the_end": False})
     before = {path for path in run.root.rglob("*") if path.is_file()}
     table = predict_all(config, run, store)
-    assert {path for path in run.root.rglob("*") if path.is_file()} - before == set()
+    assert {path for path in run.root.rglob("*") if path.is_file()} - before == {run.prediction_time}
     assert not run.predictions.exists()
     tested = set(read_test_labels(run)["chunk_id"])
     assert set(table["chunk_id"]) == tested
@@ -228,6 +228,9 @@ def test_a_killed_prediction_goes_on_with_the_next_part(
     assert table["text"].tolist() == texts
     assert table["predicted_label"].tolist() == [WORDS[word_of(text)] for text in texts]
     assert len(read_csv(run)) == len(read_jsonl(run)) == len(texts)
+    time = run.read_json(run.prediction_time, made_by="05_predict")
+    assert time["texts"] == len(distinct) - 30  # what was not predicted now was not timed now
+    assert 0 < time["seconds"] < 60
 
 
 @pytest.mark.parametrize("change", ["classifier", "texts"])

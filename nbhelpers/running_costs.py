@@ -1,0 +1,109 @@
+"""What a thousand texts cost and take, by the LLMs and by the classifier, and when the classifier has paid for itself.
+
+Everything is measured on this run: tokens and seconds of each call are in the label store, prices in the config, and
+prediction notes its time. What is not known is None and stays unknown; it is never taken for 0. A local model and the
+classifier cost no money here: the machine and its electricity are not counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+
+from nbhelpers.config import Config, Size
+from nbhelpers.label_store import LabelStore
+from nbhelpers.llms import usage
+from nbhelpers.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one labeller takes for a text: `dollars` and `seconds`, measured on `texts` texts.
+
+    `at_once` calls run side by side at best; `seconds` are of one of them.
+    """
+
+    name: str
+    texts: int
+    dollars: float | None
+    seconds: float
+    at_once: int = 1
+
+    @property
+    def wall_seconds(self) -> float:
+        """Seconds that pass for each of many texts, with as many calls at once as the config allows."""
+        return self.seconds / self.at_once
+
+
+@dataclass(frozen=True)
+class Making:
+    """What the classifier took to make: every LLM call for it, and its training (all iterations)."""
+
+    dollars: float | None
+    llm_seconds: float
+    training_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return self.llm_seconds + self.training_seconds
+
+
+def llm_rate(config: Config, store: LabelStore, size: Size) -> Rate | None:
+    """What a label by the "large" or "small" LLM takes, failed calls included; None where it gave none."""
+    api = config.api_of(size)
+    table = store.usage(kind="label", model=api.model)
+    table = table[table["size"] == size]
+    if table.empty:
+        return None
+    [row] = table.to_dict("records")
+    labelled = int(row["calls"] - row["failed"])
+    if labelled == 0:
+        return None
+    sent, received = config.price_of(size)
+    dollars = None
+    if sent is not None and received is not None:
+        dollars = (row["prompt_tokens"] * sent + row["completion_tokens"] * received) / 1e6 / labelled
+    return Rate(api.model, labelled, dollars, row["seconds"] / labelled, _at_once(config, size))
+
+
+def classifier_rate(run: RunFolder, name: str) -> Rate | None:
+    """What a prediction by the final classifier `name` takes; None where it has not predicted yet."""
+    if not run.prediction_time.exists():
+        return None
+    time = run.read_json(run.prediction_time, made_by="05_predict")
+    if time["classifier"] != name:
+        return None
+    return Rate(name, time["texts"], 0.0, time["seconds"] / time["texts"])
+
+
+def making(config: Config, run: RunFolder, store: LabelStore) -> Making:
+    """What this run folder's classifiers took to make; calls and trainings of earlier runs on it count too."""
+    calls = store.usage()
+    llm_seconds = sum(
+        seconds / _at_once(config, size) for size, seconds in zip(calls["size"], calls["seconds"], strict=True)
+    )
+    trained = {}  # a classifier that was brought back is a copy, and took no time of its own
+    for number in run.iterations():
+        made = json.loads((run.classifier(number) / "training.json").read_text("utf-8"))
+        trained[made.get("dataset", number)] = float(made.get("seconds", 0.0))
+    return Making(usage(config, store)["cost_usd"], llm_seconds, sum(trained.values()))
+
+
+def break_even(spent: float | None, by_llm: float | None, by_classifier: float | None) -> int | None:
+    """After how many texts the classifier has paid for itself, in dollars or in seconds.
+
+    Args:
+        spent: what making it took.
+        by_llm, by_classifier: what one text takes.
+    Returns:
+        Whole texts. None where a figure is unknown, or where the LLM takes no more for a text than the classifier.
+        Example: 3 dollars spent, 0.002 a text by the LLM, 0 by the classifier -> 1500.
+    """
+    if spent is None or by_llm is None or by_classifier is None or by_llm <= by_classifier:
+        return None
+    return math.ceil(round(spent / (by_llm - by_classifier), 9))
+
+
+def _at_once(config: Config, size: Size) -> int:
+    return config.system.concurrency_limit if config.api_of(size).mode == "api" else 1
