@@ -150,14 +150,15 @@ def save_figure(drawn: Figure | Axes, folder: str | Path, name: str) -> list[Pat
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    for path, content in zip(paths, (png_bytes(drawn, dpi=150), _svg_bytes(drawn, name)), strict=True):
+    for path, content in zip(paths, (png_bytes(drawn, dpi=150), svg_bytes(drawn, name)), strict=True):
         part = path.with_name(f".{path.name}.part")
         part.write_bytes(content)
         part.replace(path)
     return paths
 
 
-def _svg_bytes(drawn: Figure | Axes, title: str) -> bytes:
+def svg_bytes(drawn: Figure | Axes, title: str) -> bytes:
+    """The picture as an SVG file's content, with title and alt text in it; the same bytes for the same picture."""
     file = io.BytesIO()
     with style():
         _picture(drawn).savefig(file, format="svg", metadata={"Date": None, "Creator": None})

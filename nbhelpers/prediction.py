@@ -21,12 +21,12 @@ from nbhelpers.evaluation import accuracy_interval
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
 from nbhelpers.lock import one_step
+from nbhelpers.page_words import TRUTH_ROW
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_json, write_table, write_text
 
 TEXTS_PER_PART = 10_000
 CLASS_COLUMN = "p_{}"
-TRUTH_ROW = "classifier against the truth"
 
 
 def final_classifier(run: RunFolder) -> tuple[int, Classifier]:

@@ -1,7 +1,8 @@
 """Do probabilities mean what they say? Of texts given 80 %, four in five should be right.
 
 Pure. It takes any rater's confidences, an LLM's or a classifier's, and whether each was right; against what is for the
-caller to say. Bins hold equally many texts, so that none rests on a handful.
+caller to say. Bins hold equally many texts, so that none rests on a handful; bins of
+nearly the same confidence are joined.
 
 Source: reliability diagram and expected calibration error (ECE), Guo et al. 2017, arXiv:1706.04599; bins of equal mass
 after Nixon et al. 2019, arXiv:1904.01685.
@@ -19,6 +20,7 @@ from nbhelpers.evaluation import accuracy_interval
 
 MOST_BINS = 10
 TEXTS_PER_BIN = 15  # at least; fewer have an interval that says nothing
+STEP = 0.05  # bins whose mean confidences lie in the same step are one: a point each would hide the others
 
 
 def reliability_table(confidence: Sequence[float], right: Sequence[bool]) -> pd.DataFrame:
@@ -28,8 +30,8 @@ def reliability_table(confidence: Sequence[float], right: Sequence[bool]) -> pd.
         confidence: for each text, the probability given to its label, 0 to 1.
         right: for each text, whether that label is right.
     Returns:
-        A row a bin: texts, confidence (mean), right (share), low and high (its exact 95 % interval). Texts of one and
-        the same confidence share a bin. Empty where there are no texts.
+        A row a bin: texts, confidence (mean), right (share), low and high (its exact 95 % interval). Empty where there
+        are no texts.
     Raises:
         EvaluationError: lists of different length, or a confidence that is no share.
     """
@@ -43,8 +45,9 @@ def reliability_table(confidence: Sequence[float], right: Sequence[bool]) -> pd.
     # Ranks of equal confidences are equal; they are cut, not the values, which may differ in the last digit only.
     rank = table["confidence"].rank(method="average")
     place = np.ceil(rank / max(len(table), 1) * bins)
+    step = (table.groupby(place)["confidence"].transform("mean") / STEP).round()
     rows = []
-    for _, part in table.groupby(place):
+    for _, part in table.groupby(step):
         interval = accuracy_interval(int(part["right"].sum()), len(part))
         rows.append((len(part), part["confidence"].mean(), part["right"].mean(), interval.low, interval.high))
     return pd.DataFrame(rows, columns=["texts", "confidence", "right", "low", "high"])

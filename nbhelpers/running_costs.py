@@ -61,10 +61,14 @@ def llm_rate(config: Config, store: LabelStore, size: Size) -> Rate | None:
     if labelled == 0:
         return None
     sent, received = config.price_of(size)
+    answers = store.answers("label")
+    seconds = answers.loc[(answers["size"] == size) & (answers["model"] == api.model), "seconds"]
+    # A local model's first texts also take the time to load it.
+    seconds_each = row["seconds"] / labelled if api.mode == "api" else float(seconds.median())
     dollars = None
     if sent is not None and received is not None:
         dollars = (row["prompt_tokens"] * sent + row["completion_tokens"] * received) / 1e6 / labelled
-    return Rate(api.model, labelled, dollars, row["seconds"] / labelled, _at_once(config, size))
+    return Rate(api.model, labelled, dollars, seconds_each, _at_once(config, size))
 
 
 def classifier_rate(run: RunFolder, name: str) -> Rate | None:
@@ -90,19 +94,19 @@ def making(config: Config, run: RunFolder, store: LabelStore) -> Making:
     return Making(usage(config, store)["cost_usd"], llm_seconds, sum(trained.values()))
 
 
-def break_even(spent: float | None, by_llm: float | None, by_classifier: float | None) -> int | None:
+def break_even(spent: float | None, by_llm: float | None, by_classifier: float | None) -> float | None:
     """After how many texts the classifier has paid for itself, in dollars or in seconds.
 
     Args:
         spent: what making it took.
         by_llm, by_classifier: what one text takes.
     Returns:
-        Whole texts. None where a figure is unknown, or where the LLM takes no more for a text than the classifier.
-        Example: 3 dollars spent, 0.002 a text by the LLM, 0 by the classifier -> 1500.
+        A whole number of texts; infinity where the LLM takes no more for a text than the classifier; None where a
+        figure is unknown. Example: 3 dollars spent, 0.002 a text by the LLM, 0 by the classifier -> 1500.
     """
-    if spent is None or by_llm is None or by_classifier is None or by_llm <= by_classifier:
+    if spent is None or by_llm is None or by_classifier is None:
         return None
-    return math.ceil(round(spent / (by_llm - by_classifier), 9))
+    return math.inf if by_llm <= by_classifier else math.ceil(round(spent / (by_llm - by_classifier), 9))
 
 
 def _at_once(config: Config, size: Size) -> int:

@@ -107,14 +107,15 @@ def _predict_inputs(config: Config, run: RunFolder) -> dict[str, str]:
         "train_labels": _file(run.train_labels),
         "human_labels": _human_labels(run),
         "truth": _file(config.path.truth),
+        "report": _hash([_report(run).get(key) for key in ("claim", "truth", "notes", "target")]),
         "extras": _hash([_file(repository_root() / name) for name in config.meta_datagen.meta_datagen_extras]),
     }
 
 
 def _predict_outputs(config: Config, run: RunFolder) -> list[Path]:
-    if not config.classification.predict_on_whole_set_at_the_end:
-        return []
-    return [run.predictions / f"predictions.{suffix}" for suffix in ("parquet", "jsonl", "csv")]
+    everything = config.classification.predict_on_whole_set_at_the_end
+    tables = [run.predictions / f"predictions.{suffix}" for suffix in ("parquet", "jsonl", "csv")]
+    return [run.page, *(tables if everything else [])]
 
 
 STAGES = (
@@ -182,7 +183,7 @@ STAGES = (
     ),
     Stage(
         "05_predict",
-        ["classification", "path.truth", "meta_datagen"],
+        ["classification", "path.truth", "meta_datagen", "cost"],
         _predict_inputs,
         _predict_outputs,
     ),

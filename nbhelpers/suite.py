@@ -18,7 +18,8 @@ from nbhelpers.ingest import input_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import check_llms
 from nbhelpers.lock import one_run
-from nbhelpers.prediction import TRUTH_ROW, read_truth
+from nbhelpers.page_words import TRUTH_ROW
+from nbhelpers.prediction import read_truth
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.stages import STAGES, Stage, find_stage, forget_failure, note_failure, what_changed
 

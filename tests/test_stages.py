@@ -60,6 +60,7 @@ def finished(
                 prepare(config, run, store)
                 Rounds(config, run, store).run_until_done()
                 predict_all(config, run, store)
+                run.page.touch()  # drawing its figures takes a moment
                 for stage in STAGES:
                     stamp(stage, config, run)
             return config
@@ -308,7 +309,7 @@ DEPENDS = [
     ("system", "stop_rule", "lower_bound", "4"),
     ("system", "seed", 3, "134"),
     ("system", "completion_mode", True, "234"),
-    ("cost", "cost_per_million_large_input", 1.0, "4"),
+    ("cost", "cost_per_million_large_input", 1.0, "45"),
     ("labeling", "cascade", 0.25, "4"),
     ("labeling", "label_samples", 3, "34"),
     ("meta_datagen", "do_meta_datagen", True, "5"),
@@ -398,6 +399,7 @@ def test_outputs_that_were_deleted_are_named(finished: Finish, run: RunFolder) -
         ("05_predict", run.predictions / "predictions.parquet"),
         ("05_predict", run.predictions / "predictions.csv"),
         ("05_predict", run.predictions / "predictions.jsonl"),
+        ("05_predict", run.page),
     ]:
         aside = run.root / "aside"
         path.rename(aside)
@@ -439,7 +441,7 @@ def test_another_classifier_makes_the_predictions_stale(finished: Finish, run: R
     rounds.step()
     rounds.step()  # one more by hand
     assert run.iterations() == [1, 2]
-    assert changed(config, run) == {**UP_TO_DATE, "05_predict": ["classifier", "train_labels"]}
+    assert changed(config, run) == {**UP_TO_DATE, "05_predict": ["classifier", "report", "train_labels"]}
 
 
 def test_the_truth_is_an_input_of_the_predictions(finished: Finish, run: RunFolder, tmp_path: Path) -> None:
