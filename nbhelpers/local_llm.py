@@ -28,7 +28,7 @@ from nbhelpers.errors import ChatRefusedError, ModelNotFoundError
 from nbhelpers.models import fastest_dtype, find_model
 
 ANSWER_START = "Final label:"
-BATCH_TOKENS = 512  # tokens of one forward pass, padding and class names included; larger ones were slower on a CPU
+BATCH_TOKENS = 512  # tokens of one forward pass, class names included; larger ones were slower on a CPU
 CENTER_FROM_ROWS = 8
 
 _LOCK = threading.RLock()  # one pass at a time: passes side by side would share the same cores
@@ -292,63 +292,57 @@ class LocalLLM:
         prefix: list[tuple[torch.Tensor, torch.Tensor]] | None,
         shared: int,
     ) -> NDArray[np.float32]:
-        """One forward pass for a batch: each row is its prompt, aligned right, then every class name beside the others.
+        """One forward pass for a batch: all its prompts in one row, each followed by every class name.
 
-        columns   0 .. width-1                width ..
-                  [padding] own prompt        name 1 (without its last token) | name 2 | ...
+        columns   prompt 1 | its name 1 (without its last token) | its name 2 | ... | prompt 2 | its name 1 | ...
 
-        The mask lets a name's tokens see the prompt and their own name only, and positions continue from the prompt for
-        each name, so that every name is scored as if it alone followed. The last tokens are predicted, not read.
+        The mask lets a prompt's tokens see the shared beginning and their own prompt, a name's tokens also their own
+        name. Positions continue from the prompt for each name, so that every name is scored as if it alone followed.
+        The last tokens are predicted, not read. One row needs no padding, and the beginning's keys only once.
         """
         from transformers import DynamicCache
 
         model, _ = self._load()
-        rows, width = len(prompts), max(map(len, prompts))
         fed = [token for name in names for token in name[:-1]]
+        depths = [depth for name in names for depth in range(len(name) - 1)]
         starts = np.cumsum([0, *(len(name) - 1 for name in names)])
-        columns = width + len(fed)
-        ids = torch.full((rows, columns), self._pad())
-        positions = torch.zeros((rows, columns), dtype=torch.long)
-        # Which column (of this pass) may see which: causal within the prompt, then block by block.
-        sees = torch.zeros((rows, columns, columns), dtype=torch.bool)
-        sees[:, :width, :width] = torch.ones(width, width, dtype=torch.bool).tril()
-        sees[:, width:, :width] = True
-        for start, name in zip(starts, names, strict=False):
-            size, at = len(name) - 1, width + int(start)
-            sees[:, at : at + size, at : at + size] = torch.ones(size, size, dtype=torch.bool).tril()
-        depths = torch.tensor([depth for name in names for depth in range(len(name) - 1)], dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            padding = width - len(prompt)
-            ids[row, padding:width] = torch.tensor(prompt)
-            ids[row, width:] = torch.tensor(fed, dtype=torch.long)
-            positions[row, padding:width] = torch.arange(shared, shared + len(prompt))
-            positions[row, width:] = shared + len(prompt) + depths
-            sees[row, :, :padding] = False
-        sees |= torch.eye(columns, dtype=torch.bool)  # padding sees itself: a softmax over nothing is not a number
-        visible = torch.cat([torch.ones(rows, columns, shared, dtype=torch.bool), sees], dim=2)[:, None]
+        ids: list[int] = []
+        positions: list[int] = []
+        kept: list[int] = []  # columns whose next token counts: a prompt's last one, and the names'
+        for prompt in prompts:
+            kept += range(len(ids) + len(prompt) - 1, len(ids) + len(prompt) + len(fed))
+            ids += [*prompt, *fed]
+            end = shared + len(prompt)
+            positions += [*range(shared, end), *(end + depth for depth in depths)]
+        text = torch.tensor([row for row, prompt in enumerate(prompts) for _ in (*prompt, *fed)])
+        name_of = [column for column, name in enumerate(names) for _ in name[:-1]]
+        part = torch.tensor([part for prompt in prompts for part in (*(-1 for _ in prompt), *name_of)])
+        sees = (text[:, None] == text) & ((part == -1) | (part[:, None] == part))
+        visible = torch.cat([torch.ones(len(ids), shared, dtype=torch.bool), sees.tril()], dim=1)[None, None]
         mask = torch.zeros(visible.shape, dtype=model.dtype).masked_fill_(~visible, torch.finfo(model.dtype).min)
 
         cache = DynamicCache()
         for number, (keys, values) in enumerate(prefix or []):
-            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), number)
+            cache.update(keys, values, number)
         output = model(
-            input_ids=ids,
+            input_ids=torch.tensor([ids]),
             attention_mask=mask,
-            position_ids=positions,
+            position_ids=torch.tensor([positions]),
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=torch.arange(width - 1, columns),
+            logits_to_keep=torch.tensor(kept),
         )
-        # Column 0 of the logits follows the prompt, column 1 + i the i-th fed token.
+        logits = output.logits[0].unflatten(0, (len(prompts), 1 + len(fed)))
+        # Of a prompt's logits the first follow it, and those at 1 + i the i-th fed token.
         places = [
             (column, token, 0 if depth == 0 else int(start) + depth)
             for column, (start, name) in enumerate(zip(starts, names, strict=False))
             for depth, token in enumerate(name)
         ]
         column_of, token_of, place_of = (torch.tensor(list(part)) for part in zip(*places, strict=True))
-        scores = torch.zeros(rows, len(names))
-        for row in range(rows):  # row by row: in float32, all at once would take gigabytes with a large vocabulary
-            logs = torch.log_softmax(output.logits[row].float(), dim=-1)
+        scores = torch.zeros(len(prompts), len(names))
+        for row, own in enumerate(logits):  # one by one: in float32, all would take gigabytes with a large vocabulary
+            logs = torch.log_softmax(own.float(), dim=-1)
             scores[row].index_add_(0, column_of, logs[place_of, token_of])
         return scores.numpy()
 
@@ -418,13 +412,12 @@ def _common_prefix(first: Sequence[int], last: Sequence[int]) -> int:
 def _batches(lengths: Sequence[int], extra: int, batch_tokens: int) -> Iterator[list[int]]:
     """Indices by length, longest first (memory shows its worst at once), each batch within the token budget."""
     batch: list[int] = []
-    width = 0
+    tokens = 0
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if batch and (len(batch) + 1) * (width + extra) > batch_tokens:
+        if batch and tokens + lengths[index] + extra > batch_tokens:
             yield batch
-            batch = []
-        if not batch:
-            width = lengths[index]
+            batch, tokens = [], 0
         batch.append(index)
+        tokens += lengths[index] + extra
     if batch:
         yield batch
