@@ -160,6 +160,14 @@ def _votes(labels: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config
     return pd.DataFrame(rows, columns=["label", "confidence", "reply"], index=labels.index)
 
 
+def unanswered(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config, store: LabelStore) -> pd.DataFrame:
+    """The chunks that `label_chunks` would have to ask about; arguments as there."""
+    prompt = label_prompt(config, rules).render()
+    keys = [stored_under(config, size, text=text, prompt=prompt) for text in chunks["text"]]
+    known = store.answered(keys)
+    return chunks[[key not in known for key in keys]]
+
+
 def compare_llms(labels: pd.DataFrame, *, rules: str, config: Config, run: RunFolder, store: LabelStore) -> str:
     """How far the two LLMs agree on the first `labeling.compare` test texts; kept for report.json.
 

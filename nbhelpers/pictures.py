@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
+import threading
 import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -66,6 +67,7 @@ OTHER_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Microsoft YaHei", "PingFang SC", "Hiragino Sans"),
     *("Yu Gothic", "Malgun Gothic", "WenQuanYi Zen Hei", "Arial Unicode MS", "Noto Sans Devanagari", "Noto Sans Thai"),
 )
+_STYLED = threading.RLock()  # matplotlib's settings are one for all threads, and a widget's thread draws too
 _BIDI_CONTROLS = dict.fromkeys([*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F])
 
 
@@ -95,7 +97,7 @@ class PictureAxes(Axes):
 @contextmanager
 def style() -> Iterator[None]:
     """The look of all figures, for a `with` block or, as `@style()`, for a function; the settings are untouched."""
-    with matplotlib.style.context([{**STYLE, "font.family": _fonts()}], after_reset=True):
+    with _STYLED, matplotlib.style.context([{**STYLE, "font.family": _fonts()}], after_reset=True):
         yield
 
 

@@ -24,7 +24,7 @@ from nbhelpers.doubt import large_quota
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.ingest import check_output, ingest, input_files
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import label_chunks, label_prompt
+from nbhelpers.labeling import label_chunks, label_prompt, unanswered
 from nbhelpers.llms import samples_of, stored_under, usage
 from nbhelpers.lock import one_step
 from nbhelpers.prompt_files import Message, render
@@ -124,6 +124,20 @@ def make_plan(
     total = {"stage": "total", "llm": "", **{name: rows[name].sum(skipna=False) for name in FORMS}}
     table = pd.concat([rows, pd.DataFrame([total]).astype(rows[list(FORMS)].dtypes)], ignore_index=True)
     return Plan(table, usage(config, store), config.cost.budget_usd, planner.error)
+
+
+def plan_iteration(number: int, config: Config, run: RunFolder, store: LabelStore) -> dict[str, float | None]:
+    """What an iteration would ask the LLMs, one beyond `max_iters` too; nothing is asked to find out.
+
+    Returns:
+        calls, prompt_tokens, completion_tokens, dollars and llm_minutes; None for what is not known.
+    """
+    training = config.training.model_copy(update={"max_iters": number})
+    longer = config.model_copy(update={"training": training})
+    planner = _Planner(longer, run, store, steps=["04_train"], probe=False)
+    rows = [row for row in planner.rows([]) if row["iteration"] == number]
+    known = {name: [row[name] for row in rows] for name in FORMS}
+    return {name: None if None in values else float(sum(values)) for name, values in known.items()}
 
 
 @dataclass(frozen=True)
@@ -253,10 +267,7 @@ class _Planner:
         """The part's texts without an answer in the store."""
         if self.rules is None or part.texts.empty:
             return part.texts
-        prompt = label_prompt(self.config, self.rules).render()
-        keys = [stored_under(self.config, part.size, text=text, prompt=prompt) for text in part.texts["text"]]
-        known = self.store.answered(keys)
-        return part.texts[[key not in known for key in keys]]
+        return unanswered(part.texts, size=part.size, rules=self.rules, config=self.config, store=self.store)
 
     def _questions(self, part: _Part, seen: _Seen | None) -> tuple[pd.DataFrame, int]:
         """A row for each question about the part's texts that has no answer; and how many one more text will take."""

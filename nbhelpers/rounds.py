@@ -6,7 +6,9 @@ the same as a larger `max_iters`. How texts are chosen and labelled, a classifie
 report says, is in batches, iteration, stopping and run_report.
 """
 
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -27,6 +29,7 @@ from nbhelpers.labeling import NOT_ASKED, label_chunks, read_test_labels
 from nbhelpers.learning_curve import Outlook
 from nbhelpers.lock import one_step
 from nbhelpers.looks import looks_taken, take_look
+from nbhelpers.resume import is_bought, read_earlier
 from nbhelpers.rules import read_rules
 from nbhelpers.run_folder import RunFolder, write_json, write_table
 from nbhelpers.run_report import look_ahead, report_content, warnings
@@ -56,12 +59,16 @@ class Rounds:
         self.chunks = run.read_table(run.chunks, made_by="01_ingest")
         self.rules = read_rules(run)
         self.test = read_test_labels(run)
-        self.balance: str = config.training.balance
+        self.balance: str = config.training.balance  # these two as a person chose them last
+        self.selection: str = config.training.selection
         self.done: list[Iteration] = []
         self.classifier: Classifier | None = None  # the last iteration's; earlier ones are only on disk
         self.status: str | None = None
         self._labelled: dict[tuple[str, ...], pd.DataFrame] = {}  # by batch
         self._notes: list[str] = []
+        self.watchers: list[Callable[[], object]] = []  # called after each step
+        self._earlier = read_earlier(config, run)
+        self._turn = threading.RLock()  # one step at a time, whether a cell takes it or a widget's thread
         if self.test["label"].notna().sum() == 0:
             raise RunFolderError("No text of the test set has a label. See its reasons in 03_test_labels.")
 
@@ -83,6 +90,11 @@ class Rounds:
         if not self.done:
             raise RunFolderError("No iteration has been done yet: call step() or run_until_done() first.")
         return self.done[-1]
+
+    @property
+    def batches_opened(self) -> int:
+        """How many batches of labels the iterations so far have used."""
+        return sum("copy_of" not in iteration.row for iteration in self.done)
 
     def table(self) -> pd.DataFrame:
         """The iterations so far, a row each, with the figures that matter."""
@@ -117,9 +129,11 @@ class Rounds:
         """What each choice of `balance` does with these texts: choice -> class, texts, share, weight."""
         return {choice: describe_balance(self.class_counts(), choice) for choice in ("none", "weights", "auto")}
 
-    def choose_balance(self, choice: str) -> None:
-        """Takes another `balance` from the next iteration on."""
-        self.balance = choice
+    def choose(self, *, balance: str | None = None, selection: str | None = None) -> None:
+        """Takes another `balance` or `selection` from the next iteration on, in a new kernel too."""
+        self.balance, self.selection = balance or self.balance, selection or self.selection
+        if self.done:
+            self._write_report()
 
     def notes(self) -> list[str]:
         """Plain warnings that belong beside the figures."""
@@ -127,7 +141,7 @@ class Rounds:
 
     def report(self) -> dict[str, Any]:
         """The content of report.json as things stand."""
-        return report_content(
+        content = report_content(
             self.done,
             status=self.status or "running",
             notes=self.notes(),
@@ -137,6 +151,19 @@ class Rounds:
             run=self.run,
             store=self.store,
         )
+        return {**content, "chosen": {"balance": self.balance, "selection": self.selection}}
+
+    def begin(self) -> None:
+        """The first iteration, and those that an earlier kernel finished after it, without buying anything twice.
+
+        What a person chose then, and iterations asked for by hand, are taken up too. Called again it does nothing.
+        """
+        if self.done:
+            return
+        while not self.done or self._goes_on():
+            self.choose(**self._earlier.chosen_for(len(self.done) + 1))
+            self.step()
+        self.choose(**self._earlier.chosen)
 
     def outlook(self) -> Outlook | None:
         """What one more batch is likely to bring and to cost; None with one iteration, or where no text is left."""
@@ -146,22 +173,30 @@ class Rounds:
 
     def run_until_done(self) -> dict[str, Any]:
         """Iterates until the target, `max_iters` or the end of the texts; returns report.json's content."""
-        while self.status is None:
-            self.step()
+        while self.go_on() is not None:
+            pass
         return self.report()
+
+    def go_on(self) -> Iteration | None:
+        """The next iteration, unless the loop has ended, in another thread perhaps."""
+        with self._turn:
+            return self.step() if self.status is None else None
 
     def step(self) -> Iteration | None:
         """One more iteration, beyond `max_iters` too; None where no text is left to label, or no money."""
-        with one_step(self.run.root):
-            return self._step()
+        with self._turn, one_step(self.run.root):
+            made = self._step()
+        for told in self.watchers:
+            told()
+        return made
 
     def _step(self) -> Iteration | None:
-        number = len(self.done) + 1
+        number, by_hand = len(self.done) + 1, self.status is not None
         started = time.perf_counter()
         batches = open_batches(
-            1 + sum("copy_of" not in iteration.row for iteration in self.done),
+            self.batches_opened + 1,
             self.pool.chunks,
-            config=self.config,
+            config=self._as_chosen(),
             store=self.store,
             classifier=self.classifier,
         )
@@ -191,6 +226,7 @@ class Rounds:
             balance=self.balance,
             seconds=seconds,
         )
+        iteration.row.update(selection=self.selection, by_hand=by_hand)
         self.done.append(iteration)
         self._tell(iteration)
         if self._worth_a_look(iteration):
@@ -203,8 +239,13 @@ class Rounds:
             self._finish("max_iters")
         elif converged([each.sampled for each in self.done if "copy_of" not in each.row]):
             self._finish("converged")
-        write_json(self.run.report, self.report())
+        self._write_report()
         return iteration
+
+    def _as_chosen(self) -> Config:
+        """The config with what a person chose for the next iteration."""
+        chosen = self.config.training.model_copy(update={"balance": self.balance, "selection": self.selection})
+        return self.config.model_copy(update={"training": chosen})
 
     def _label(self, batches: list[list[str]]) -> pd.DataFrame:
         """The labels of all batches; the small LLM is asked about each batch once, whatever failed."""
@@ -257,7 +298,21 @@ class Rounds:
             if self._reached(self.final):
                 status = "target_reached"
         self.status = status
-        self.run.forget_iterations(self.final.number + 1)
+        self._write_report()
+
+    def _goes_on(self) -> bool:
+        """Whether an earlier kernel finished the next iteration, too, and nothing is to be paid for it."""
+        row = self._earlier.rows.get(len(self.done) + 1)
+        if row is None or "copy_of" in row or not (self.status is None or row.get("by_hand", False)):
+            return False
+        return is_bought(row, self.pool.chunks, rules=self.rules, config=self.config, store=self.store)
+
+    def _write_report(self) -> None:
+        """Writes report.json, and at the end drops classifiers of other runs; not while earlier ones are taken up."""
+        if self._goes_on():
+            return
+        if self.status is not None:
+            self.run.forget_iterations(self.final.number + 1)
         write_json(self.run.report, self.report())
 
     def _bring_back_better(self) -> None:

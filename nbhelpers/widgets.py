@@ -7,7 +7,6 @@ plain-text twin, and take the colours of the notebook's theme.
 
 from __future__ import annotations
 
-import base64
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -18,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nbhelpers import pictures, plots
+from nbhelpers import plots
 from nbhelpers.classifier import describe_balance
+from nbhelpers.widget_parts import OPEN, img
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -31,8 +31,6 @@ BALANCES = {
 }
 MISSING = "–"
 
-# MathJax leaves elements of these classes alone.
-_OPEN = '<div class="mathjax_ignore tex2jax_ignore" style="color: inherit; max-width: 100%; overflow-x: auto">'
 _CELL = (
     "padding: 4px 8px; text-align: start; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere; "
     "border-bottom: 1px solid rgba(128, 128, 128, 0.4)"
@@ -88,9 +86,9 @@ def class_balance_widget(
     words, table, picture = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
 
     def show(balance: str) -> None:
-        words.value = f"{_OPEN}<b>{escape(balance)}</b>: {escape(BALANCES[balance])}</div>"
+        words.value = f"{OPEN}<b>{escape(balance)}</b>: {escape(BALANCES[balance])}</div>"
         table.value = _balance_html(tables[balance])
-        picture.value = _img(plots.class_balance(tables, chosen=balance))
+        picture.value = img(plots.class_balance(tables, chosen=balance))
 
     def choose(change: Mapping[str, Any]) -> None:
         show(change["new"])
@@ -114,7 +112,7 @@ def show_messages(messages: Sequence[Mapping[str, Any]]) -> Shown:
         plain.append(f"--- {role} ---\n{content}")
     if not messages:
         html, plain = ["<i>no messages</i>"], ["no messages"]
-    return Shown(f"{_OPEN}{''.join(html)}</div>", "\n\n".join(plain))
+    return Shown(f"{OPEN}{''.join(html)}</div>", "\n\n".join(plain))
 
 
 def show_texts(df: pd.DataFrame, columns: Sequence[str], n: int = 5, *, max_chars: int = 400) -> Shown:
@@ -166,13 +164,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Seque
     )
     below = f"<div><small>{escape(note)}</small></div>" if note else ""
     table = f'<table style="border-collapse: collapse; color: inherit"><thead><tr>{head}</tr></thead>'
-    return f"{_OPEN}{table}<tbody>{body}</tbody></table>{below}</div>"
-
-
-def _img(figure: Any) -> str:
-    png = base64.b64encode(pictures.png_bytes(figure)).decode("ascii")
-    alt = escape(pictures.alt_text(figure), quote=True)
-    return f'<img src="data:image/png;base64,{png}" alt="{alt}" style="max-width: 100%; height: auto">'
+    return f"{OPEN}{table}<tbody>{body}</tbody></table>{below}</div>"
 
 
 def _value(value: Any) -> str:

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 from chat_server import ChatServer
-from runs_made import LABELLER, WordFits
+from runs_made import LABELLER, WORDS, WordFits, prepare, texts_of, write_rows
 from tiny_models import tiny_bert, tiny_llama
 
 from nbhelpers import chat
 from nbhelpers.config import Config, parse_config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.prompt_files import LABEL_PROMPT, RULES_PROMPT, load_prompt
+from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder
 
 NO_SERVER = "http://127.0.0.1:9/v1"  # the discard port: nobody answers there
@@ -87,3 +88,21 @@ def tiny_llm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.set_num_threads(1)  # so small a model only waits for a second thread, and long where cores are busy
     ours = [turn["content"] for name in (LABEL_PROMPT, RULES_PROMPT) for turn in load_prompt(name, [])[0]]
     return tiny_llama(tmp_path_factory.mktemp("models") / "llama", ours, max_tokens=2048)
+
+
+@pytest.fixture
+def open_rounds(
+    make_config: MakeConfig, server: ChatServer, run: RunFolder, store: LabelStore, tiny_base_model: Path
+) -> Callable[..., Rounds]:
+    """`open_rounds(balance="none")`: Rounds on one folder of 150 texts, each time as a new kernel opens it."""
+
+    def opened(*, cost: dict[str, float] | None = None, **training: Any) -> Rounds:
+        sizes = {"train_set_size": 20, "train_set_increment": 10, "test_set_size": 40, "max_iters": 2}
+        changes = {"model_path": str(tiny_base_model), **sizes, **training}
+        config = make_config(server.url, training=changes, cost=cost or {}, system={"required_accuracy": 0.9})
+        if not run.test_labels.exists():
+            write_rows(config.path.input_dir, texts_of(dict.fromkeys(WORDS, 50)))
+            prepare(config, run, store)
+        return Rounds(config, run, store)
+
+    return opened

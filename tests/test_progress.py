@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from nbhelpers.progress import counter, interactive, progress_bar
+from nbhelpers.progress import counter, interactive, progress_bar, progress_told
 
 
 def kernel_that_says(**content: Any) -> types.ModuleType:
@@ -63,3 +63,15 @@ def test_counter_moves_a_bar_to_a_total_that_was_unknown() -> None:
         for done in (1, 5, 5, 8):
             move(done, 8)
             assert (bar.n, bar.total) == (done, 8)
+
+
+def test_a_bar_that_is_told_draws_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    told: list[tuple[str, int, int | None]] = []
+    with progress_told(lambda *what: told.append(what)), progress_bar(3, desc="labelling", unit="text") as bar:
+        bar.update(3)
+    assert told[0] == ("labelling", 0, 3)
+    assert told[-1] == ("labelling", 3, 3)
+    assert capsys.readouterr() == ("", "")
+    with progress_bar(1, desc="after", unit="text") as bar:
+        bar.update(1)
+    assert len(told) == len([what for what in told if what[0] == "labelling"])

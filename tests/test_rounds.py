@@ -554,7 +554,7 @@ def test_the_balance_that_a_person_chooses_holds_from_the_next_iteration(start: 
     }
     counts = Counter(fits.made[0]["labels"])
     assert rounds.class_counts() == {name: counts[name] for name in ("sports", "politics", "weather")}
-    rounds.choose_balance("weights")
+    rounds.choose(balance="weights")
     rounds.step()
     assert [made["settings"].balance for made in fits.made] == ["auto", "weights"]
     assert [made.row["balance"] for made in rounds.done] == ["auto", "weights"]

@@ -1,0 +1,58 @@
+"""What the widgets have in common: a frame in the theme's colours, words and pictures as safe HTML."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from nbhelpers import pictures
+
+if TYPE_CHECKING:
+    import ipywidgets
+
+# MathJax leaves elements of these classes alone.
+OPEN = '<div class="mathjax_ignore tex2jax_ignore" style="color: inherit; max-width: 100%; overflow-x: auto">'
+_LINE = "1px solid var(--jp-border-color1, gray)"
+
+
+def frame(title: str, children: Sequence[ipywidgets.Widget]) -> ipywidgets.VBox:
+    """A box with a title, as wide as the notebook allows and no wider than one can read."""
+    import ipywidgets
+
+    head = ipywidgets.HTML(f'<div style="font-weight: 600; font-size: 1.1em; color: inherit">{escape(title)}</div>')
+    layout = ipywidgets.Layout(border=_LINE, padding="10px 14px", max_width="62rem", width="auto")
+    return ipywidgets.VBox([head, *children], layout=layout)
+
+
+def row(children: Sequence[ipywidgets.Widget]) -> ipywidgets.HBox:
+    """Side by side, and below one another where the window is narrow."""
+    import ipywidgets
+
+    return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap", align_items="center"))
+
+
+def button(words: str, *, primary: bool = False, tooltip: str = "") -> ipywidgets.Button:
+    """A button as wide as its words."""
+    import ipywidgets
+
+    layout = ipywidgets.Layout(width="auto", padding="0 14px")
+    return ipywidgets.Button(
+        description=words, button_style="primary" if primary else "", tooltip=tooltip or words, layout=layout
+    )
+
+
+def words(text: str, *, failed: bool = False, quiet: bool = False) -> str:
+    """A sentence as HTML; one that changes is read out by a screen reader."""
+    name = "--jp-error-color1, #b00020" if failed else "--jp-ui-font-color2, gray" if quiet else ""
+    colour = f"var({name})" if name else "inherit"
+    safe = escape(text).replace("\n", "<br>")
+    return f'{OPEN}<div role="status" style="color: {colour}; line-height: 1.45">{safe}</div></div>'
+
+
+def img(figure: Any) -> str:
+    """A figure as HTML, with its alt text."""
+    png = base64.b64encode(pictures.png_bytes(figure)).decode("ascii")
+    alt = escape(pictures.alt_text(figure), quote=True)
+    return f'<img src="data:image/png;base64,{png}" alt="{alt}" style="max-width: 100%; height: auto">'
