@@ -290,12 +290,17 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
     file = find_file(path)
     try:
         text = file.read_text("utf-8-sig")
-        content = json.loads(text) if file.suffix == ".json" else yaml.load(text, _Loader)
+        content = parse_text(text, is_json=file.suffix == ".json")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise ConfigError(f"{path} could not be read as a config: {_reason(error)}") from None
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds no sections. Start from params/template.yaml.")
     return parse_config(content, overrides=overrides, name=str(path))
+
+
+def parse_text(text: str, *, is_json: bool) -> Any:
+    """The content of a config file, not checked yet; raises what json or yaml raise."""
+    return json.loads(text) if is_json else yaml.load(text, _Loader)
 
 
 def parse_config(content: Mapping[str, Any], *, overrides: Sequence[str] = (), name: str = "config") -> Config:

@@ -57,7 +57,7 @@ class LoopControl:
         self._work: tuple[str, int, int | None] | None = None
         self._error = ""
         self._report, self._spending = rounds.report(), self._money()
-        rounds.watchers.append(self._refresh)
+        rounds.watchers["loop"] = self._refresh
 
     @property
     def busy(self) -> bool:

@@ -2,9 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from nbhelpers.config import IGNORED_AT_TOP, SECTIONS, Config, load_config, parse_config, refuse_literal_keys
+from nbhelpers.config import (
+    IGNORED_AT_TOP,
+    SECTIONS,
+    Config,
+    find_file,
+    load_config,
+    parse_config,
+    refuse_literal_keys,
+)
 from nbhelpers.errors import ConfigError
 from nbhelpers.ingest import check_output
 from nbhelpers.label_store import LabelStore
@@ -29,6 +38,7 @@ class Run:
     store: LabelStore
     interactive: bool
     read: dict[str, str]  # the fingerprints of its inputs
+    config_file: Path | None  # None where papermill passed the sections
 
     def finish(self) -> str:
         """Leaves the step's stamp, so that it is not run again before something it depends on changes."""
@@ -66,13 +76,14 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
         config = parse_config(given, overrides=overrides, name="what papermill passed")
     else:
         config = load_config(namespace["config_path"], overrides=overrides)
+    file = None if given else find_file(namespace["config_path"])
     check_output(config)
     if stage > "02_rules":  # before more is paid for; where each text stands, for which label, is known after 01
         read_truth(config)
     folder = RunFolder(config.path.output_dir)
     with one_step(folder.root):
         read = begin(find_stage(stage), config, folder)
-    return Run(stage, config, folder, LabelStore(folder.labels), by_hand, read)
+    return Run(stage, config, folder, LabelStore(folder.labels), by_hand, read, file)
 
 
 def _refuse_unknown(namespace: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ import pandas as pd
 from nbhelpers.audit import TruthEstimate
 from nbhelpers.batches import open_batches, settle_labels
 from nbhelpers.cascade import examine_labels
+from nbhelpers.class_shares import estimate_shares
 from nbhelpers.classifier import Classifier, describe_balance
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
@@ -66,7 +67,7 @@ class Rounds:
         self.status: str | None = None
         self._labelled: dict[tuple[str, ...], pd.DataFrame] = {}  # by batch
         self._notes: list[str] = []
-        self.watchers: list[Callable[[], object]] = []  # called after each step
+        self.watchers: dict[str, Callable[[], object]] = {}  # by name; called after each step
         self._earlier = read_earlier(config, run)
         self._turn = threading.RLock()  # one step at a time, whether a cell takes it or a widget's thread
         if self.test["label"].notna().sum() == 0:
@@ -129,11 +130,21 @@ class Rounds:
         """What each choice of `balance` does with these texts: choice -> class, texts, share, weight."""
         return {choice: describe_balance(self.class_counts(), choice) for choice in ("none", "weights", "auto")}
 
+    def pool_shares(self) -> pd.DataFrame:
+        """The classes' estimated shares of the pool with their intervals (see class_shares)."""
+        first = self.store.selection().head(self.config.training.train_set_size)  # the first batch is all at random
+        labels = self.final.labels
+        drawn = labels[labels["chunk_id"].isin(first.loc[first["why"] == "random", "chunk_id"])]
+        return estimate_shares(drawn["label"].tolist(), self.classes)
+
     def choose(self, *, balance: str | None = None, selection: str | None = None) -> None:
         """Takes another `balance` or `selection` from the next iteration on, in a new kernel too."""
         self.balance, self.selection = balance or self.balance, selection or self.selection
-        if self.done:
-            self._write_report()
+        if self.done and self._turn.acquire(blocking=False):  # an iteration at work writes it at its end
+            try:
+                self._write_report()
+            finally:
+                self._turn.release()
 
     def notes(self) -> list[str]:
         """Plain warnings that belong beside the figures."""
@@ -186,12 +197,13 @@ class Rounds:
         """One more iteration, beyond `max_iters` too; None where no text is left to label, or no money."""
         with self._turn, one_step(self.run.root):
             made = self._step()
-        for told in self.watchers:
+        for told in self.watchers.values():
             told()
         return made
 
     def _step(self) -> Iteration | None:
         number, by_hand = len(self.done) + 1, self.status is not None
+        balance, selection = self.balance, self.selection  # what is chosen meanwhile is for the next one
         started = time.perf_counter()
         batches = open_batches(
             self.batches_opened + 1,
@@ -215,7 +227,7 @@ class Rounds:
         if labels.empty:
             raise BudgetError("cost.budget_usd is spent before the first text of the train set. Raise it to go on.")
         write_table(self.run.train_labels, labels)
-        self.classifier = train(number, labels, balance=self.balance, config=self.config, run=self.run)
+        self.classifier = train(number, labels, balance=balance, config=self.config, run=self.run)
         seconds = time.perf_counter() - started
         iteration = measure(
             number,
@@ -223,10 +235,10 @@ class Rounds:
             labels=labels,
             test=self.test,
             sample=self.sample,
-            balance=self.balance,
+            balance=balance,
             seconds=seconds,
         )
-        iteration.row.update(selection=self.selection, by_hand=by_hand)
+        iteration.row.update(selection=selection, by_hand=by_hand)
         self.done.append(iteration)
         self._tell(iteration)
         if self._worth_a_look(iteration):

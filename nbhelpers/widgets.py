@@ -1,15 +1,14 @@
-"""ipywidgets views and displays for the notebooks: choose a balance, see a prompt, see some texts.
+"""Displays for the notebooks: a prompt, some texts, a small table.
 
-A view shows what others computed and calls back when a person chooses; it decides and stores nothing. Nothing here
-waits, so a headless run passes by. Every text is escaped, and no `$` in it becomes a formula. The displays have a
-plain-text twin, and take the colours of the notebook's theme.
+Every text is escaped, and no `$` in it becomes a formula. Each display has a plain-text twin, and takes the colours of
+the notebook's theme. What a person can click on is in modules of their own.
 """
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
@@ -17,18 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nbhelpers import plots
-from nbhelpers.classifier import describe_balance
-from nbhelpers.widget_parts import OPEN, img
+from nbhelpers.widget_parts import OPEN
 
 if TYPE_CHECKING:
-    import ipywidgets
+    pass
 
-BALANCES = {
-    "none": "Every text counts the same. Frequent classes are learned best, and a rare one may never be predicted.",
-    "weights": "A text of a rare class counts more in training: it is found more often, with more false alarms.",
-    "auto": "As weights where classes differ a lot in size, as none where they do not.",
-}
 MISSING = "–"
 
 _CELL = (
@@ -55,48 +47,6 @@ class Shown:
 
     def __repr__(self) -> str:
         return self.plain
-
-
-def class_balance_widget(
-    counts: Mapping[str, int],
-    chosen: str,
-    on_choose: Callable[[str], None],
-    *,
-    describe: Callable[[Mapping[str, int], str], pd.DataFrame] = describe_balance,
-) -> ipywidgets.Widget:
-    """Buttons for `training.balance`, and what each does to the classes; static twin: `plots.class_balance`.
-
-    Args:
-        counts: class -> texts in the train set, in the config's order.
-        chosen: the config's value; its button says so.
-        on_choose: called with "none", "weights" or "auto" each time a person picks another one.
-        describe: (counts, balance) -> table with class, texts, share, weight.
-    """
-    import ipywidgets
-
-    tables = {balance: describe(counts, balance) for balance in BALANCES}
-    options = [(f"{name} (config)" if name == chosen else name, name) for name in BALANCES]
-    buttons = ipywidgets.ToggleButtons(
-        options=options,
-        value=chosen,
-        description="balance",
-        tooltips=list(BALANCES.values()),
-        style=ipywidgets.ToggleButtonsStyle(button_width="auto"),
-    )
-    words, table, picture = ipywidgets.HTML(), ipywidgets.HTML(), ipywidgets.HTML()
-
-    def show(balance: str) -> None:
-        words.value = f"{OPEN}<b>{escape(balance)}</b>: {escape(BALANCES[balance])}</div>"
-        table.value = _balance_html(tables[balance])
-        picture.value = img(plots.class_balance(tables, chosen=balance))
-
-    def choose(change: Mapping[str, Any]) -> None:
-        show(change["new"])
-        on_choose(change["new"])
-
-    show(chosen)
-    buttons.observe(choose, names="value")
-    return ipywidgets.VBox([buttons, words, table, picture])
 
 
 def show_messages(messages: Sequence[Mapping[str, Any]]) -> Shown:
@@ -137,14 +87,6 @@ def show_texts(df: pd.DataFrame, columns: Sequence[str], n: int = 5, *, max_char
     return Shown(_table(columns, rows, numeric, note), "\n\n".join([*plain, note]))
 
 
-def _balance_html(table: pd.DataFrame) -> str:
-    rows = [
-        [str(name), f"{texts:,.0f}", _percent(share), MISSING if pd.isna(weight) else f"{weight:.2f}"]
-        for name, texts, share, weight in table[["class", "texts", "share", "weight"]].itertuples(index=False)
-    ]
-    return _table(["class", "texts", "share", "weight"], rows, [False, True, True, True], "")
-
-
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], note: str) -> str:
     # Short columns stay on one line; otherwise a long text beside them squeezes them to a letter's width.
     styles = [
@@ -167,6 +109,20 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Seque
     return f"{OPEN}{table}<tbody>{body}</tbody></table>{below}</div>"
 
 
+def show_table(df: pd.DataFrame, *, note: str = "") -> Shown:
+    """A small table of words and figures, all rows; columns of figures stand right-aligned.
+
+    Args:
+        df: values as they are to be read.
+        note: a line below it.
+    """
+    rows = [[str(value) for value in row] for row in df.to_numpy(object)]
+    figures = [all(value[:1].isdigit() or value == MISSING for value in column) for column in zip(*rows, strict=True)]
+    return Shown(
+        _table([str(name) for name in df], rows, figures, note), "\n\n".join([df.to_string(index=False), note]).strip()
+    )
+
+
 def _value(value: Any) -> str:
     if value is None or value is pd.NA or (isinstance(value, Real) and math.isnan(value)):
         return MISSING
@@ -178,7 +134,3 @@ def _shorten(text: str, max_chars: int) -> str:
         return text
     tail = max_chars // 3
     return f"{text[: max_chars - tail - 3].rstrip()} … {text[len(text) - tail :].lstrip()}"
-
-
-def _percent(share: float) -> str:
-    return MISSING if pd.isna(share) else f"{share:.1%}".replace("%", " %")

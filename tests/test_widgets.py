@@ -12,13 +12,6 @@ from nbhelpers import widgets
 EVIL = "<script>alert('x')</script> & \"$x$\""
 
 
-def describe(counts, balance):
-    weight = {"none": 1.0, "weights": 2.5, "auto": 1.25}[balance]
-    total = sum(counts.values())
-    rows = [(c, n, n / total if total else float("nan"), weight if n else float("nan")) for c, n in counts.items()]
-    return pd.DataFrame(rows, columns=["class", "texts", "share", "weight"])
-
-
 class Tags(HTMLParser):
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -31,57 +24,6 @@ class Tags(HTMLParser):
 
     def handle_data(self, data):
         self.text.append(data)
-
-
-def parts(widget):
-    buttons, words, table, picture = widget.children
-    return buttons, words, table, picture
-
-
-def test_the_configs_balance_is_marked_and_chosen_first() -> None:
-    buttons, words, table, picture = parts(
-        widgets.class_balance_widget({"a": 3, "b": 1}, "auto", print, describe=describe)
-    )
-    assert buttons.value == "auto"
-    assert dict(buttons.options) == {"none": "none", "weights": "weights", "auto (config)": "auto"}
-    assert "classes differ a lot" in words.value
-    assert Tags(table.value).text == [
-        *("class", "texts", "share", "weight"),
-        *("a", "3", "75.0 %", "1.25"),
-        *("b", "1", "25.0 %", "1.25"),
-    ]
-    assert re.search(r'<img src="data:image/png;base64,[^"]+" alt="Class balance\. a 3 \(75 %\); b 1', picture.value)
-
-
-def test_choosing_updates_the_view_and_calls_back_once() -> None:
-    chosen = []
-    widget = widgets.class_balance_widget({"a": 3, "b": 1}, "auto", chosen.append, describe=describe)
-    buttons, words, table, picture = parts(widget)
-    assert chosen == []
-    before = picture.value
-    buttons.value = "weights"
-    assert chosen == ["weights"]
-    assert "2.50" in table.value
-    assert "weights" in words.value
-    assert picture.value != before
-    buttons.value = "weights"
-    assert chosen == ["weights"]
-    buttons.value = "auto"
-    assert chosen == ["weights", "auto"]
-    assert picture.value == before
-
-
-def test_the_default_table_is_the_one_that_training_uses() -> None:
-    *_, table, _ = parts(widgets.class_balance_widget({"a": 90, "b": 10}, "none", print))
-    assert Tags(table.value).text[4:] == ["a", "90", "90.0 %", "1.00", "b", "10", "10.0 %", "1.00"]
-
-
-def test_classes_without_texts_and_hostile_names_are_shown_as_text() -> None:
-    *_, table, picture = parts(widgets.class_balance_widget({EVIL: 0, "b": 0}, "none", print, describe=describe))
-    assert "script" not in Tags(table.value).tags + Tags(picture.value).tags
-    assert EVIL in Tags(table.value).text
-    assert Tags(picture.value).tags == ["img"]
-    assert widgets.MISSING in Tags(table.value).text
 
 
 def test_messages_are_shown_literally_and_have_a_plain_twin() -> None:
@@ -112,6 +54,15 @@ def test_short_columns_stay_on_one_line_and_long_ones_wrap() -> None:
     table = pd.DataFrame({"label": ["short words", "x"], "text": ["short", "long " * 9], "two": ["one\ntwo", ""]})
     heads = re.findall(r"<th [^>]*white-space: ([a-z-]+);", widgets.show_texts(table, list(table)).html)
     assert heads == ["pre", "pre-wrap", "pre-wrap"]
+
+
+def test_a_small_table_is_shown_whole_with_its_figures_to_the_right() -> None:
+    shown = widgets.show_table(pd.DataFrame({"class": [EVIL, "b"], "n": ["1,200", widgets.MISSING]}), note="of 2")
+    tags = Tags(shown.html)
+    assert tags.text == ["class", "n", EVIL, "1,200", "b", widgets.MISSING, "of 2"]
+    assert "script" not in tags.tags
+    assert re.findall(r"<th [^>]*text-align: (\w+)", shown.html) == ["start", "right"]
+    assert shown.plain.endswith("\n\nof 2")
 
 
 def test_no_messages() -> None:

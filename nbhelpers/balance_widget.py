@@ -1,0 +1,160 @@
+"""Choose how rare classes are trained and which texts are bought next; static twins: `class_overview`, a figure.
+
+A choice acts from the next iteration on (see Rounds.choose). The config's value stands beside it, and is changed only
+by "Save to config".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from nbhelpers.classifier import describe_balance
+from nbhelpers.config_file import save_value
+from nbhelpers.errors import NbhelpersError
+from nbhelpers.rounds import Rounds
+from nbhelpers.widget_parts import button, frame, row, words
+from nbhelpers.widgets import MISSING, Shown, show_table
+
+if TYPE_CHECKING:
+    import ipywidgets
+
+BALANCES = {
+    "auto": "As weights where the commonest class has three times the texts of the rarest or more, else as none.",
+    "none": "Every text counts the same. Frequent classes are learned best, and a rare one may never be predicted.",
+    "weights": "A text of a rare class counts more in training: it is found more often, with more false alarms.",
+}
+SELECTIONS = {
+    "auto": "A part of each batch is chosen: texts the classifier is least sure of, or takes for a rare class.",
+    "random": "All texts are drawn at random. Rare classes stay as rare as they are; nothing is chased.",
+}
+ITERATIONS = 3  # the last ones, whose recall is shown
+
+
+def class_overview(rounds: Rounds, balance: str | None = None) -> Shown:
+    """Each class in a row: texts to train on, estimated share of the pool, weight, and recall in the last iterations.
+
+    Args:
+        rounds: with at least one iteration done.
+        balance: whose weights to show; without it, those of the next iteration.
+    """
+    trained = describe_balance(rounds.class_counts(), balance or rounds.balance)
+    pool = rounds.pool_shares()
+    made = [iteration.row for iteration in rounds.done if "copy_of" not in iteration.row][-ITERATIONS:]
+    table = pd.DataFrame(
+        {
+            "class": trained["class"],
+            "to train on": [f"{n:,}" for n in trained["texts"]],
+            "share": [_percent(share) for share in trained["share"]],
+            "share of the pool": [
+                f"{_percent(share)} ({_percent(low)} to {_percent(high)})"
+                for share, low, high in zip(pool["share"], pool["low"], pool["high"], strict=True)
+            ],
+            "weight of a text": [MISSING if pd.isna(weight) else f"{weight:.2f}" for weight in trained["weight"]],
+            **{_heading(each): _recalls(each) for each in made},
+        }
+    )
+    return show_table(table, note=_note(rounds))
+
+
+def balance_widget(rounds: Rounds, config_file: Path | None) -> ipywidgets.Widget:
+    """Buttons for `training.balance` and `training.selection`, and what they do to the classes.
+
+    Args:
+        rounds: with at least one iteration done.
+        config_file: what "Save to config" changes; None where the parameters came from elsewhere.
+    """
+    import ipywidgets
+
+    training = rounds.config.training
+    balance = _buttons("balance", BALANCES, training.balance, rounds.balance)
+    selection = _buttons("selection", SELECTIONS, training.selection, rounds.selection)
+    save = button("Save to config", tooltip="Writes both choices into the config file; nothing else in it changes")
+    save.disabled = config_file is None
+    why_balance, why_selection, table, said = (ipywidgets.HTML() for _ in range(4))
+
+    def choose(_: Any) -> None:
+        rounds.choose(balance=balance.value, selection=selection.value)
+        show()
+
+    def show() -> None:
+        why_balance.value = words(BALANCES[balance.value])
+        why_selection.value = words(SELECTIONS[selection.value])
+        table.value = class_overview(rounds).html
+        said.value = words(_compare(rounds), quiet=True)
+
+    def write(_: Any) -> None:
+        try:
+            changed = [name for name in ("balance", "selection") if _save(config_file, name, getattr(rounds, name))]
+        except NbhelpersError as error:
+            said.value = words(str(error), failed=True)
+            return
+        done = f"Saved in {config_file.name if config_file else ''}: {', '.join(changed)}." if changed else "As it was."
+        said.value = words(f"{done} A run with that config trains every iteration so; labels are kept.")
+
+    balance.observe(choose, names="value")
+    selection.observe(choose, names="value")
+    save.on_click(write)
+    rounds.watchers["balance"] = show
+    show()
+    return frame(
+        "Class balance, from the next iteration on",
+        [balance, why_balance, selection, why_selection, table, row([save, said])],
+    )
+
+
+def _buttons(name: str, choices: dict[str, str], configured: str, chosen: str) -> ipywidgets.ToggleButtons:
+    import ipywidgets
+
+    return ipywidgets.ToggleButtons(
+        options=[(f"{choice} (config)" if choice == configured else choice, choice) for choice in choices],
+        value=chosen,
+        description=name,
+        tooltips=list(choices.values()),
+        style=ipywidgets.ToggleButtonsStyle(button_width="auto"),
+    )
+
+
+def _save(config_file: Path | None, name: str, value: str) -> bool:
+    return config_file is not None and save_value(config_file, "training", name, value)
+
+
+def _compare(rounds: Rounds) -> str:
+    training = rounds.config.training
+    chosen = {"balance": rounds.balance, "selection": rounds.selection}
+    other = [f"{name}: {value}" for name, value in chosen.items() if value != getattr(training, name)]
+    return f"The next iteration uses {' and '.join(other)}, unlike the config." if other else "As the config says."
+
+
+def _note(rounds: Rounds) -> str:
+    """How the last batch was chosen, and what the columns are made from."""
+    why = rounds.store.selection()
+    last = why[why["chunk_id"].isin(set(rounds.final.labels["chunk_id"]))].tail(_last_batch(rounds))["why"]
+    kinds = last.str.replace(r" \(.*\)$", "", regex=True).value_counts()
+    chosen = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    return (
+        f"Last batch: {chosen}. Share of the pool: with its 95 % interval, from texts drawn at random. "
+        "Recall: the share of so many test texts that was found."
+    )
+
+
+def _last_batch(rounds: Rounds) -> int:
+    training = rounds.config.training
+    return training.train_set_size if rounds.batches_opened == 1 else training.train_set_increment
+
+
+def _heading(each: dict[str, Any]) -> str:
+    return f"recall, iteration {each['iteration']} ({each['balance']})"
+
+
+def _recalls(each: dict[str, Any]) -> list[str]:
+    return [
+        MISSING if one["recall"] is None else f"{_percent(one['recall'])} of {one['support']:,}"
+        for one in each["per_class"]
+    ]
+
+
+def _percent(share: float) -> str:
+    return MISSING if pd.isna(share) else f"{share:.0%}".replace("%", " %")

@@ -1,0 +1,82 @@
+"""Choosing a balance and a selection: what is shown, what the next iteration does, what is written to the config."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from runs_made import WORDS, WordFits
+
+from nbhelpers.balance_widget import balance_widget, class_overview
+from nbhelpers.rounds import Rounds
+
+Open = Callable[..., Rounds]
+
+
+@pytest.fixture
+def rounds(open_rounds: Open, fits: WordFits) -> Rounds:
+    """One iteration done, whose classifier calls sports something else."""
+    fits.blind = [{"goal"}, set(WORDS), set(WORDS)]
+    opened = open_rounds(selection="auto")
+    opened.begin()
+    return opened
+
+
+def parts(widget):
+    """Both rows of buttons, the table, the save button and what is said."""
+    _, balance, _, selection, _, table, last = widget.children
+    return balance, selection, table, *last.children
+
+
+def test_each_class_has_its_texts_its_share_of_the_pool_and_its_recall(rounds: Rounds) -> None:
+    shown = class_overview(rounds)
+    counts = rounds.class_counts()
+    support = {row["class"]: row["support"] for row in rounds.final.row["per_class"]}
+    lines = shown.plain.splitlines()
+    assert lines[0].split()[-4:] == ["recall,", "iteration", "1", "(auto)"]
+    for line, (name, n) in zip(lines[1:4], counts.items(), strict=True):
+        assert line.split()[:2] == [name, str(n)]
+        assert line.endswith(f"{'0' if name == 'sports' else '100'} % of {support[name]}")
+    assert "Last batch: 20 random." in shown.plain
+    shares = rounds.pool_shares()
+    assert shares["n"].sum() == 20
+    assert f"({shares['low'][0]:.0%}".replace("%", " %") in lines[1]
+
+
+def test_the_next_iteration_uses_what_is_chosen(rounds: Rounds, fits: WordFits) -> None:
+    balance, selection, table, _, said = parts(balance_widget(rounds, None))
+    assert dict(balance.options) == {"auto (config)": "auto", "none": "none", "weights": "weights"}
+    assert "As the config says" in said.value
+    balance.value, selection.value = "weights", "random"
+    assert "balance: weights and selection: random, unlike the config" in said.value
+    rounds.step()
+    assert fits.made[-1]["settings"].balance == "weights"
+    assert (rounds.final.row["balance"], rounds.final.row["selection"]) == ("weights", "random")
+    assert "recall, iteration 2 (weights)" in table.value  # and what it did is shown at once
+    assert "10 random" in table.value
+
+
+def test_saving_writes_both_into_the_config_and_nothing_else(rounds: Rounds, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("api:\n  small_api_key: ${KEY}\ntraining:\n  balance: auto  # as ever\n", "utf-8")
+    balance, _, _, save, said = parts(balance_widget(rounds, file))
+    balance.value = "none"
+    save.click()
+    assert file.read_text("utf-8") == (
+        "api:\n  small_api_key: ${KEY}\ntraining:\n  selection: auto\n  balance: none  # as ever\n"
+    )
+    assert "Saved in mine.yaml" in said.value
+    file.write_text("training: [1]\n", "utf-8")
+    save.click()
+    assert "could not be changed" in said.value
+
+
+def test_without_a_config_file_nothing_can_be_saved(rounds: Rounds) -> None:
+    *_, save, _ = parts(balance_widget(rounds, None))
+    assert save.disabled
+
+
+def test_shown_again_the_old_one_is_told_no_more(rounds: Rounds) -> None:
+    (*_,) = parts(balance_widget(rounds, None))
+    before = len(rounds.watchers)
+    balance_widget(rounds, None)
+    assert len(rounds.watchers) == before
