@@ -147,9 +147,13 @@ class LoopControl:
         labels, calls = rounds.final.row["labels"], paid["calls"]
         spent = f"So far: {labels:,} labels to learn from, {calls:,} LLM calls in all, {_dollars(paid['cost_usd'])}."
         if not asked["calls"]:
-            return f"{spent} The next iteration asks the LLM nothing new."
+            return f"{spent}\nThe next iteration asks the LLM nothing new."
         minutes = "" if asked["llm_minutes"] is None else f", {asked['llm_minutes']:.1f} min of labelling"
-        return f"{spent} The next iteration: {asked['calls']:,.0f} calls, {_dollars(asked['dollars'])}{minutes}."
+        outlook = rounds.outlook()
+        likely = "" if outlook is None else f"\nWhat it may bring: {outlook}."
+        return (
+            f"{spent}\nThe next iteration: {asked['calls']:,.0f} calls, {_dollars(asked['dollars'])}{minutes}.{likely}"
+        )
 
 
 def _dollars(amount: float | None) -> str:
