@@ -1,15 +1,17 @@
-"""Wall time and failures of labelling against an OpenAI-compatible server that answers from human labels.
+"""Labelling beside its limits: the plan, speed, faults, the cascade and local models, on several data sets.
 
-python tests/benchmarks/labeling.py --oracle ORACLE.py --data FOLDER [FOLDER ...]
+    python tests/benchmarks/labeling.py --oracle ORACLE.py --data FOLDER [FOLDER ...] --rows ROWS.jsonl
 
-ORACLE.py prints its address and takes --data, --latency, --limit and --faults. FOLDER holds data.jsonl (text, label)
-and task.json (task, classes with names). Each line stands beside its limit; `plain` is the openai client under a
-semaphore.
+ORACLE.py is an OpenAI-compatible server that answers from human labels; it prints its address and takes --data,
+--latency, --limit and --faults. A folder holds data.jsonl (text, label, split) and task.json (task, classes with name
+and description). Each figure is appended to ROWS.jsonl as it is measured, and is not measured again by a later call
+with the same file. At the end they stand in a table, a column a data set. `plain client` is openai's under a semaphore.
 """
 
 import argparse
 import asyncio
 import contextlib
+import functools
 import io
 import json
 import subprocess
@@ -17,12 +19,16 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import cascade
+import local_llm
+import numpy as np
 import openai
 import pandas as pd
+import plan
 
 from nbhelpers.chunking import chunk_id
 from nbhelpers.config import Config, parse_config
@@ -30,6 +36,7 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks, label_prompt
 
 RULES = "Go by what the text is mainly about."
+Figure = tuple[float, str]  # and what else there is to say
 
 
 @contextlib.contextmanager
@@ -77,39 +84,88 @@ def plain(chunks: pd.DataFrame, config: Config) -> None:
     asyncio.run(main())
 
 
+def planned(data: Path, asked: argparse.Namespace) -> Figure:
+    """The largest deviation of a stage or iteration, in percent."""
+    with plan.serve(asked.oracle, data) as url, tempfile.TemporaryDirectory() as folder:
+        made, probes, used = plan.measure(data, url, Path(folder))
+    rows = made.table.iloc[:-1].to_dict("records")
+    return 100 * max(map(plan.deviation, rows, used)), f"{probes} probe calls"
+
+
+def timed(data: Path, asked: argparse.Namespace, *, way: Any, limit: int, at_once: int, faults: float = 0.0) -> Figure:
+    """Wall time over the least possible; with faults, failed labels in percent."""
+    task = json.loads((data / "task.json").read_text("utf-8"))
+    with (data / "data.jsonl").open(encoding="utf-8") as lines:
+        texts = list(dict.fromkeys(json.loads(line)["text"] for line in lines))[: asked.texts]
+    chunks = pd.DataFrame({"chunk_id": [chunk_id(text) for text in texts], "text": texts})
+    options = {"latency": asked.latency, "limit": limit, "faults": faults}
+    with oracle(asked.oracle, data, **options) as url, tempfile.TemporaryDirectory() as folder:
+        config, started, cpu = config_of(url, task, folder, at_once), time.perf_counter(), time.process_time()
+        labels = way(chunks, config)
+        ratio = (time.perf_counter() - started) / (len(texts) * asked.latency / min(limit, at_once))
+        cpu = (time.process_time() - cpu) / len(texts)
+        stats = json.load(urllib.request.urlopen(url.replace("/v1", "/stats")))
+    failed = 0.0 if labels is None else 100 * float(labels["label"].isna().mean())
+    said = (
+        f"{ratio:.3f} x the least time, refused {stats.get('refused_429', 0) / stats['calls']:.1%}, failed "
+        f"{failed:.2f} %, asked twice {sum(stats['texts_asked_twice'].values())}, CPU {1000 * cpu:.1f} ms a call"
+    )
+    return (failed if faults else ratio), said
+
+
+def sent_on(data: Path, asked: argparse.Namespace) -> Figure:
+    """Wrong labels in percent with a quarter sent to the large LLM, batch by batch."""
+    drawn = cascade.draws(data, asked.encoder, asked.seeds, None)
+    before = np.mean([100 * np.mean(draw.label["small"] != draw.gold) for draw in drawn])
+    n = cascade.SHOWN[-1]
+    left, sure = (float(np.mean([draw.by_batch(way)[n] for draw in drawn])) for way in ("both", "confidence"))
+    return left, f"before {before:.1f} %, by confidence alone {sure:.1f} %"
+
+
+def locally(data: Path, asked: argparse.Namespace) -> Figure:
+    """Share of the prefill rate, in percent."""
+    share, said = local_llm.measure(data, asked.llm)
+    return 100 * share, said
+
+
+MEASURED: dict[str, tuple[str, Callable[[Path, argparse.Namespace], Figure]]] = {
+    "1 plan: largest deviation (%)": ("<= 10", planned),
+    "2 time, limit 16, plain client": ("", functools.partial(timed, way=plain, limit=16, at_once=16)),
+    "2 time, limit 16": ("<= 1.15", functools.partial(timed, way=ours, limit=16, at_once=16)),
+    "2 time, limit 8 under 64": ("<= 1.3", functools.partial(timed, way=ours, limit=8, at_once=64)),
+    "3 faults 0.3: failed (%)": ("< 1", functools.partial(timed, way=ours, limit=10_000, at_once=16, faults=0.3)),
+    "6 cascade: wrong labels (%)": ("mean <= 7", sent_on),
+    "11 local: of the prefill rate (%)": (">= 70", locally),
+}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--oracle", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--rows", type=Path, required=True, help="a file that keeps what was measured")
+    parser.add_argument("--items", nargs="+", choices=["1", "2", "3", "6", "11"], help="only these; default: all")
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--latency", type=float, default=0.3)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--encoder", default="sentence-transformers/all-MiniLM-L6-v2")
+    parser.add_argument("--llm", default=local_llm.MODEL)
     asked = parser.parse_args()
+    kept = [json.loads(line) for line in asked.rows.read_text("utf-8").splitlines()] if asked.rows.exists() else []
+    figures = {(row["what"], row["data"]): row["figure"] for row in kept}
+    chosen = {what: measured for what, measured in MEASURED.items() if what.split()[0] in (asked.items or what.split())}
     for data in asked.data:
-        task = json.loads((data / "task.json").read_text("utf-8"))
-        rows = [json.loads(line)["text"] for line in (data / "data.jsonl").open(encoding="utf-8")]
-        texts = list(dict.fromkeys(rows))[: asked.texts]
-        chunks = pd.DataFrame({"chunk_id": [chunk_id(text) for text in texts], "text": texts})
-        for name, limit, concurrency, faults, allowed in (
-            ("plain", 16, 16, 0.0, "-"),
-            ("ours", 16, 16, 0.0, "<= 1.15"),
-            ("ours", 8, 64, 0.0, "<= 1.3, refused < 5 %"),
-            ("ours", 10_000, 16, 0.3, "failed < 1 %"),
-        ):
-            options = {"latency": asked.latency, "limit": limit, "faults": faults}
-            with oracle(asked.oracle, data, **options) as url, tempfile.TemporaryDirectory() as folder:
-                config = config_of(url, task, folder, concurrency)
-                started = time.perf_counter()
-                labels = plain(chunks, config) if name == "plain" else ours(chunks, config)
-                ratio = (time.perf_counter() - started) / (len(texts) * asked.latency / min(limit, concurrency))
-                stats = json.load(urllib.request.urlopen(url.replace("/v1", "/stats")))
-                failed = 0 if labels is None else int(labels["label"].isna().sum())
-                print(
-                    f"{data.name:16} {name:6} limit {limit:5} at once {concurrency:3} faults {faults:.1f}: "
-                    f"{ratio:.3f} x the least time, refused {stats.get('refused_429', 0) / stats['calls']:.1%}, "
-                    f"failed {failed / len(texts):.2%}, asked twice {sum(stats['texts_asked_twice'].values())}  "
-                    f"({allowed})",
-                    flush=True,
-                )
+        for what, (allowed, measure) in chosen.items():
+            if (what, data.name) in figures:
+                continue
+            figure, said = measure(data, asked)
+            figures[what, data.name] = figure
+            with asked.rows.open("a", encoding="utf-8") as rows:
+                rows.write(json.dumps({"what": what, "data": data.name, "figure": figure, "said": said}) + "\n")
+            print(f"{data.name}, {what}: {figure:.3f} {allowed and f'({allowed})'}  {said}", flush=True)
+    table = pd.DataFrame([{"data": data, "what": what, "figure": figure} for (what, data), figure in figures.items()])
+    table = table.pivot(index="what", columns="data", values="figure").reindex([w for w in MEASURED if w in chosen])
+    print("\n" + table.assign(mean=table.mean(axis=1), limit=[chosen[w][0] for w in table.index]).round(3).to_string())
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,11 @@ def measure(data: Path, url: str, folder: Path) -> tuple[Plan, int, list[dict[st
     return plan, probes, used
 
 
+def deviation(row: Mapping[str, Any], really: Mapping[str, Any]) -> float:
+    """The largest of a row, as a share of what was used."""
+    return max(abs(row[key] - really[key]) / really[key] if really[key] else float(row[key]) for key in SHOWN)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, nargs="+", required=True)
@@ -116,11 +121,10 @@ def main() -> None:
         print(f"\n{data.name}: {probes} probe calls; planned / used\n")
         for row, really in zip(rows.to_dict("records"), used, strict=True):
             name = row["stage"] + (f" {row['iteration']}" if pd.notna(row["iteration"]) else "")
-            off = max(abs(row[key] - really[key]) / really[key] if really[key] else float(row[key]) for key in SHOWN)
             pairs = "  ".join(
                 f"{row[key]:9,.{4 * (key == 'dollars')}f} /{really[key]:9,.{4 * (key == 'dollars')}f}" for key in SHOWN
             )
-            print(f"  {name:26}{pairs}   {100 * off:5.1f} %")
+            print(f"  {name:26}{pairs}   {100 * deviation(row, really):5.1f} %")
 
 
 if __name__ == "__main__":

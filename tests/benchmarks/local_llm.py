@@ -1,0 +1,92 @@
+"""How near does labelling by a local model come to the rate at which this machine can read for it?
+
+    python tests/benchmarks/local_llm.py --data FOLDER [FOLDER ...]
+
+A folder holds data.jsonl (text) and task.json (task, classes with name and description). The prefill rate is that of
+plain forward passes over the same texts, each with its class names, in padded rows of as many tokens a pass, and with
+no rules before them. In labelling only tokens count that must be computed: of each prompt what follows the beginning
+that all share, the class names, and that beginning once; making the prompts and looking back at the rules are in its
+time. The two take turns, and the median of the shares counts; the limit is 70 %.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from nbhelpers.labeling import LabelPrompt
+from nbhelpers.local_llm import ANSWER_START, BATCH_TOKENS, LocalLLM, _common_prefix
+from nbhelpers.prompt_files import LABEL_PROMPT, load_prompt
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+LIMIT = 0.7
+
+
+def padded_rows(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Rows and columns of passes over sequences of these lengths, each pass of at most BATCH_TOKENS."""
+    waiting = sorted(lengths, reverse=True)
+    while waiting:
+        rows = max(1, BATCH_TOKENS // waiting[0])
+        yield len(waiting[:rows]), waiting[0]
+        waiting = waiting[rows:]
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def measure(data: Path, model: str = MODEL, *, texts: int = 200, repeats: int = 5) -> tuple[float, str]:
+    """Share of the prefill rate that labelling reaches, and the two rates in words."""
+    task = json.loads((data / "task.json").read_text("utf-8"))
+    classes = [c["name"] for c in task["classes"]]
+    rules = "\n".join(f"{number}. {c['name']}: {c['description']}" for number, c in enumerate(task["classes"]))
+    prompt = LabelPrompt(load_prompt(LABEL_PROMPT, [])[0], classes, task["task"], rules, [])
+    with (data / "data.jsonl").open(encoding="utf-8") as lines:
+        chosen = [json.loads(line)["text"] for line, _ in zip(lines, range(texts), strict=False)]
+
+    llm = LocalLLM(model)
+    network, _ = llm._load()
+    fed = sum(len(llm._name_ids(ANSWER_START, name)) - 1 for name in classes)
+    prompts, _ = llm._fit(chosen, prompt.render, ANSWER_START, llm._context() - fed - 1)
+    shared = _common_prefix(min(prompts), max(prompts))
+    lengths = [len(ids) - shared + fed for ids in prompts]
+    passes = list(padded_rows(lengths))
+
+    def read() -> None:
+        with torch.inference_mode():
+            for rows, columns in passes:
+                network(input_ids=torch.randint(1000, (rows, columns)), use_cache=False, logits_to_keep=1)
+
+    def label() -> None:
+        for _ in llm.score_classes(chosen, classes, prompt.render):
+            pass
+
+    read()
+    pairs = [(seconds(read), seconds(label)) for _ in range(repeats)]
+    tokens, needed = sum(rows * columns for rows, columns in passes), shared + sum(lengths)
+    share = median((needed / labelling) / (tokens / reading) for reading, labelling in pairs)
+    reading, labelling = (median(column) for column in zip(*pairs, strict=True))
+    said = f"{len(chosen) / labelling:.1f} texts/s, {needed / labelling:.0f} of {tokens / reading:.0f} tokens/s"
+    return share, said
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--model", default=MODEL)
+    parser.add_argument("--texts", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=5)
+    asked = parser.parse_args()
+    for data in asked.data:
+        share, said = measure(data, asked.model, texts=asked.texts, repeats=asked.repeats)
+        print(f"{data.name:20} {share:.0%} of the prefill rate, at least {LIMIT:.0%}: {said}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
