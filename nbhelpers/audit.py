@@ -60,12 +60,13 @@ class Agreement:
         return self.share
 
     def __str__(self) -> str:
-        pairs = "; ".join(f"{first} taken for {second} {texts} times" for first, second, texts in self.mixed_up[:3])
+        pairs = "; ".join(f"{first} taken for {second} ({texts})" for first, second, texts in self.mixed_up[:3])
+        kappa = "not defined, as all are of one class" if math.isnan(self.kappa) else f"{self.kappa:.2f}"
+        missing = f" {self.left_out} more have not both labels." if self.left_out else ""
         return (
             f"The two LLMs agree on {self.same} of {self.n} texts ({self.share:.1%}, 95 % interval {self.low:.1%} to "
-            f"{self.high:.1%}; Cohen's kappa {self.kappa:.2f}).\n"
-            + (f"Mixed up most: {pairs}.\n" if pairs else "")
-            + f"A classifier that learned every habit of the small LLM would be shown at about {self.ceiling:.1%}."
+            f"{self.high:.1%}; Cohen's kappa {kappa}).{missing}\n"
+            + (f"Mixed up most, large LLM first: {pairs}." if pairs else "They mix no classes up.")
         )
 
 

@@ -7,6 +7,7 @@ when, is kept in the label store, so that an iteration that is repeated has the 
 
 import pandas as pd
 
+from nbhelpers.agreement import read_calibration
 from nbhelpers.config import Config
 from nbhelpers.doubt import doubt, examine, send_to_large
 from nbhelpers.features import Features, features
@@ -67,10 +68,11 @@ def _taken_over(labels: pd.DataFrame, sent: set[str], rules: str, config: Config
 
 
 def _evidence(labels: pd.DataFrame, config: Config, run: RunFolder) -> tuple[Features, list[str], list[float]]:
-    """Features, labels and confidences. A large LLM's confidence counts only beside confidences of the small one."""
-    confidence = labels["confidence"].astype(float)
-    if confidence[labels["source"] == "small"].isna().all():
-        confidence = confidence * float("nan")
+    """Features, labels and confidences, the small LLM's calibrated; the large one's count only beside these."""
+    confidence, small = labels["confidence"].astype(float), labels["source"] == "small"
+    confidence[small] = read_calibration(run)(confidence[small].tolist())
+    if confidence[small].isna().all():
+        confidence[:] = float("nan")
     return (
         features(labels["text"].tolist(), base_model=config.training.model_path, run=run),
         labels["label"].tolist(),

@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 
 from nbhelpers.answer_forms import AnswerForm, label_probabilities
-from nbhelpers.audit import compare_raters
 from nbhelpers.chat import ApiChat, run_async
 from nbhelpers.completions import Reply
 from nbhelpers.config import Config, Size
@@ -33,7 +32,7 @@ from nbhelpers.lock import one_step
 from nbhelpers.progress import progress_bar
 from nbhelpers.prompt_files import LABEL_PROMPT, Message, check_label_prompt, load_prompt, render
 from nbhelpers.replies import parse_label
-from nbhelpers.run_folder import RunFolder, write_json, write_yaml
+from nbhelpers.run_folder import RunFolder, write_yaml
 from nbhelpers.spending import Budget
 
 Row = tuple[str, str, str]  # chunk_id, text, key
@@ -162,36 +161,14 @@ def _votes(labels: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config
 
 def unanswered(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config, store: LabelStore) -> pd.DataFrame:
     """The chunks that `label_chunks` would have to ask about; arguments as there."""
-    prompt = label_prompt(config, rules).render()
-    keys = [stored_under(config, size, text=text, prompt=prompt) for text in chunks["text"]]
-    known = store.answered(keys)
-    return chunks[[key not in known for key in keys]]
+    prompt, samples = label_prompt(config, rules).render(), range(samples_of(config, size))
 
+    def complete(text: str) -> bool:
+        first, *further = (stored_under(config, size, text=text, prompt=prompt, sample=i) for i in samples)
+        answer = store.get_answers([first]).get(first)
+        return answer is not None and (answer.confidence is not None or store.answered(further) == set(further))
 
-def compare_llms(labels: pd.DataFrame, *, rules: str, config: Config, run: RunFolder, store: LabelStore) -> str:
-    """How far the two LLMs agree on the first `labeling.compare` test texts; kept for report.json.
-
-    Args:
-        labels: of the test set, as `label_chunks` gives them; the order of the draw is random.
-        rules, config, store: as for `label_chunks`.
-    Returns:
-        The agreement in words, or why there is nothing to compare.
-    """
-    run.agreement.unlink(missing_ok=True)
-    other: Size = "small" if config.training.test_labeler == "large" else "large"
-    if config.api_of("large") == config.api_of("small"):
-        return "Both LLMs are the same model, which would only agree with itself."
-    both = labels.head(config.labeling.compare)
-    if both.empty:
-        return "labeling.compare is 0: nobody knows how far the two LLMs agree."
-    second = label_chunks(both, size=other, rules=rules, config=config, store=store)
-    if not (both["label"].notna().to_numpy() & second["label"].notna().to_numpy()).any():
-        return "No text has a label by both LLMs."
-    found = compare_raters(both["label"].tolist(), second["label"].tolist(), classes=config.classification.classes)
-    kept = {name: getattr(found, name) for name in ("n", "share", "low", "high")}
-    kappa = None if math.isnan(found.kappa) else found.kappa
-    write_json(run.agreement, {**kept, "kappa": kappa, "mixed_up": [list(pair) for pair in found.mixed_up]})
-    return str(found)
+    return chunks[[not complete(text) for text in chunks["text"]]]
 
 
 def write_test_labels(run: RunFolder, labels: pd.DataFrame, *, config: Config) -> None:

@@ -23,12 +23,15 @@ TEXTS_PER_BIN = 15  # at least; fewer have an interval that says nothing
 STEP = 0.05  # bins whose mean confidences lie in the same step are one: a point each would hide the others
 
 
-def reliability_table(confidence: Sequence[float], right: Sequence[bool]) -> pd.DataFrame:
+def reliability_table(
+    confidence: Sequence[float], right: Sequence[bool], *, said: Sequence[float] | None = None
+) -> pd.DataFrame:
     """Texts in bins of rising confidence, and how many of each bin are right.
 
     Args:
         confidence: for each text, the probability given to its label, 0 to 1.
         right: for each text, whether that label is right.
+        said: for each text, what is told in place of its confidence, such as a calibrated one; the bins stay the same.
     Returns:
         A row a bin: texts, confidence (mean), right (share), low and high (its exact 95 % interval). Empty where there
         are no texts.
@@ -41,6 +44,7 @@ def reliability_table(confidence: Sequence[float], right: Sequence[bool]) -> pd.
     if not table["confidence"].between(0, 1).all():
         wrong = table.loc[~table["confidence"].between(0, 1), "confidence"].iloc[0]
         raise EvaluationError(f"a confidence is {wrong}: give shares between 0 and 1, and leave out missing ones.")
+    table["said"] = table["confidence"] if said is None else np.asarray(said, dtype=float)
     bins = min(MOST_BINS, max(len(table) // TEXTS_PER_BIN, 1))
     # Ranks of equal confidences are equal; they are cut, not the values, which may differ in the last digit only.
     rank = table["confidence"].rank(method="average")
@@ -49,7 +53,7 @@ def reliability_table(confidence: Sequence[float], right: Sequence[bool]) -> pd.
     rows = []
     for _, part in table.groupby(step):
         interval = accuracy_interval(int(part["right"].sum()), len(part))
-        rows.append((len(part), part["confidence"].mean(), part["right"].mean(), interval.low, interval.high))
+        rows.append((len(part), part["said"].mean(), part["right"].mean(), interval.low, interval.high))
     return pd.DataFrame(rows, columns=["texts", "confidence", "right", "low", "high"])
 
 

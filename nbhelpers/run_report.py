@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from nbhelpers.agreement import read_comparison
 from nbhelpers.audit import TruthEstimate
 from nbhelpers.config import Config
 from nbhelpers.evaluation import texts_to_hold, what_can_be_shown
@@ -47,7 +48,6 @@ def report_content(
     """
     documents = run.read_table(run.documents, made_by="01_ingest")
     chunks = run.read_table(run.chunks, made_by="01_ingest")
-    agreement = run.read_json(run.agreement, made_by="03_test_labels") if run.agreement.exists() else None
     report: dict[str, Any] = {
         "status": status,
         "target": config.system.required_accuracy,
@@ -57,7 +57,7 @@ def report_content(
         "claim": None,
         "outlook": None if outlook is None else asdict(outlook),
         "llm": usage(config, store),
-        "llms_agree": agreement,
+        "llms_agree": read_comparison(run, config=config).to_dict() or None,
         "ingest": count_ingest(documents, chunks),
         "notes": list(notes),
         "config": config.public(),

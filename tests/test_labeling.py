@@ -26,7 +26,7 @@ from nbhelpers.chunking import chunk_id
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatRefusedError, EndpointError, PromptError, RunFolderError
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import compare_llms, label_chunks, label_prompt, read_test_labels, write_test_labels
+from nbhelpers.labeling import label_chunks, label_prompt, read_test_labels, write_test_labels
 from nbhelpers.local_llm import LocalLLM
 from nbhelpers.run_folder import RunFolder
 
@@ -694,29 +694,6 @@ def test_labels_of_an_llm_go_through_the_file(
     np.testing.assert_allclose(read_test_labels(run)["confidence"], labels["confidence"])
     assert read_test_labels(run)["label"].tolist() == labels["label"].tolist()
     assert yaml.safe_load(run.test_labels.read_text("utf-8"))["model"] == str(tiny_llm)
-
-
-def test_the_two_llms_are_compared_on_the_first_test_texts(
-    make_config: MakeConfig, run: RunFolder, store: LabelStore
-) -> None:
-    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
-        odd = "Item 0 " in (shown_text(messages) or "")
-        return "Final label: weather" if model == "little" and odd else LABELLER(model, messages)
-
-    with ChatServer(answer) as server:
-        config = make_config(server.url, labeling={"compare": 10})
-        large = label_chunks(some(30), size="large", rules=RULES, config=config, store=store)
-        said = compare_llms(large, rules=RULES, config=config, run=run, store=store)
-        assert "agree on 9 of 10 texts (90.0 %" in said.replace("%", " %")
-        assert "sports taken for weather 1 times" in said
-        kept = run.read_json(run.agreement, made_by="03_test_labels")
-        assert (kept["n"], kept["share"], kept["mixed_up"]) == (10, 0.9, [["sports", "weather", 1]])
-        assert server.asked_twice == []
-        off = make_config(server.url, labeling={"compare": 0})
-        assert "compare is 0" in compare_llms(large, rules=RULES, config=off, run=run, store=store)
-        assert not run.agreement.exists()
-        same = make_config(server.url, api={"small_model": "big"})
-        assert "the same model" in compare_llms(large, rules=RULES, config=same, run=run, store=store)
 
 
 def test_probabilities_come_with_the_labels_where_the_endpoint_gives_them(

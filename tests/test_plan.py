@@ -13,11 +13,12 @@ from chat_server import ChatServer, Fault
 from runs_made import LABELLER, WORDS, prepare, texts_of, write_rows
 
 from nbhelpers.__main__ import main
+from nbhelpers.agreement import compare_llms
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, EndpointError
 from nbhelpers.ingest import ingest
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import compare_llms, read_test_labels
+from nbhelpers.labeling import read_test_labels
 from nbhelpers.plan import make_plan
 from nbhelpers.rounds import Rounds
 from nbhelpers.rules import make_rules, read_rules

@@ -55,3 +55,12 @@ def test_no_text_is_lost_and_bins_rise(given: list[tuple[float, bool]]) -> None:
     assert len(table) <= min(MOST_BINS, max(len(given) // TEXTS_PER_BIN, 1))
     assert table["confidence"].is_monotonic_increasing
     assert (table["right"] * table["texts"]).sum() == pytest.approx(sum(right for _, right in given))
+
+
+def test_what_is_told_in_place_of_the_confidence_leaves_the_bins_as_they_are() -> None:
+    right = [True] * 12 + [False] * 3 + [True] * 3 + [False] * 12
+    told = [0.7] * 15 + [0.8, 0.2] * 7 + [0.5]
+    table = reliability_table([0.9] * 15 + [0.6] * 15, right, said=told)
+    assert table["texts"].tolist() == [15, 15]
+    assert table["confidence"].tolist() == pytest.approx([0.5, 0.7])
+    assert calibration_error(table) == pytest.approx((0.3 + 0.1) / 2)
