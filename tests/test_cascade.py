@@ -1,5 +1,6 @@
 """The cascade: the most doubtful labels are asked of the large LLM, once, and the same again in a repeated run."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,7 +14,7 @@ from nbhelpers import cascade
 from nbhelpers.config import Config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.rounds import Rounds
-from nbhelpers.run_folder import RunFolder
+from nbhelpers.run_folder import RunFolder, write_json
 
 MakeConfig = Callable[..., Config]
 Open = Callable[..., Rounds]
@@ -130,3 +131,23 @@ def test_every_label_is_examined_and_what_the_small_llm_said_stands_beside_it(op
     assert len(odd) == 10
     assert set(odd["small_label"]) == {"weather"}
     assert "weather" not in set(odd["label"])
+
+
+def test_the_small_llms_confidence_counts_calibrated_and_stays_as_it_was_given(
+    make_config: MakeConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[list[float]] = []
+
+    def examine(features: Any, labels: list[str], confidence: list[float], **_: Any) -> pd.DataFrame:
+        counted.append(confidence)
+        return pd.DataFrame({"doubt": [0.5] * len(labels)})
+
+    monkeypatch.setattr(cascade, "features", lambda texts, **_: np.zeros((len(texts), 2)))
+    monkeypatch.setattr(cascade, "examine", examine)
+    labels = pd.DataFrame({"text": list("abc"), "label": "sports", "source": ["small", "large", "small"]})
+    labels["confidence"] = [0.9, 0.9, math.nan]
+    for slope, expected in ((0.5, 0.75), (1.0, 0.9)):  # half the log-odds of 9 to 1 are those of 3 to 1
+        write_json(run.agreement, {"confidence": {"slope": slope, "shift": 0.0, "calibrated_on": 40}})
+        examined = cascade.examine_labels(labels, config=make_config(), run=run)
+        assert counted[-1] == pytest.approx([expected, 0.9, math.nan], nan_ok=True)
+        assert examined["confidence"].tolist() == pytest.approx([0.9, 0.9, math.nan], nan_ok=True)

@@ -19,10 +19,11 @@ from typing import Any
 
 import pandas as pd
 
+from nbhelpers.agreement import compare_llms
 from nbhelpers.config import parse_config
 from nbhelpers.ingest import ingest
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import compare_llms, label_chunks
+from nbhelpers.labeling import label_chunks
 from nbhelpers.plan import Plan, make_plan
 from nbhelpers.rules import make_rules
 from nbhelpers.run_folder import RunFolder
