@@ -110,6 +110,18 @@ def meaning(report: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]],
     return said
 
 
+def what_more_brings(outlook: Mapping[str, Any] | None) -> str | None:
+    """What another batch of labels is likely to bring and to cost; None where nothing can be said."""
+    if outlook is None:
+        return None
+    gain, margin = (f"{100 * outlook[name]:{form}}" for name, form in (("gain", "+.1f"), ("margin", ".1f")))
+    price = "at an unknown price" if outlook["dollars"] is None else f"for {dollars(outlook['dollars'])}"
+    return (
+        f"Another {outlook['labels']:,} labels are likely to change the accuracy by {gain} points, give or take "
+        f"{margin}, {price}."
+    )
+
+
 def sources(counts: Mapping[str, int]) -> str:
     """Who gave how many labels. Example: {"small": 20, "human": 1} -> 20 by the small LLM, 1 by people."""
     names = {"small": "the small LLM", "large": "the large LLM", "human": "people"}

@@ -15,6 +15,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import PowerNorm
 from matplotlib.image import AxesImage
 from matplotlib.ticker import FixedLocator, MaxNLocator
 
@@ -34,6 +35,8 @@ from nbhelpers.pictures import (
     percents,
     rounded_percent,
 )
+
+MOST_PAIRS = 10  # of classes that were mixed up
 
 
 def draw_shares(ax: Axes, labels: pd.Series[Any], classes: Sequence[str], title: str) -> str:
@@ -61,14 +64,15 @@ def draw_matrix(
     totals = counts.sum(axis=1)
     shares = np.divide(counts, totals[:, None], out=np.full_like(counts, np.nan), where=totals[:, None] > 0)
     colours = mpl.colormaps["Blues"].with_extremes(bad="#f1f1f1")
-    image = ax.imshow(shares, cmap=colours, vmin=0, vmax=1, aspect="auto")
+    tones = PowerNorm(0.5, vmin=0, vmax=1)  # an error in 30 texts is to be seen beside a full diagonal
+    image = ax.imshow(shares, cmap=colours, norm=tones, aspect="auto")
     cell = _cell(k)
     wide, points = cell >= 0.75, 10 if cell >= 0.38 else 8
     digits = len(f"{counts.max():,.0f}")
     size = min(points + (3 if cell > 0.5 else 1), cell * 72 * 0.8 / (0.62 * digits))
     for (row, column), count in np.ndenumerate(counts):
         if count or (k <= 20 and totals[row]):  # many zeros would hide the rest
-            tone = "white" if shares[row, column] > 0.5 else (INK if count else FAILED)
+            tone = "white" if tones(shares[row, column]) > 0.55 else (INK if count else FAILED)
             ax.text(column, row, f"{count:,.0f}", ha="center", va="center", color=tone, fontsize=size, in_layout=False)
     below = fit_names(classes, *((int(cell * 11), 3) if wide else (34, 1)))
     ax.set_xticks(range(k), below, rotation=0 if wide else 90, fontsize=points)
@@ -87,6 +91,31 @@ def draw_matrix(
     told = [f"{same:,.0f} of {total:,.0f}" for same, total in zip(counts.diagonal(), totals, strict=True)]
     same_label = listed(zip(classes, told, strict=True))
     return image, f"Confusion matrix, {rows} by {columns}. Same label: {same_label}"
+
+
+def draw_mixed_up(ax: Axes, confusion: pd.DataFrame) -> str:
+    """The pairs of classes that were mixed up most, with how many texts of the first were taken for the second."""
+    counts = confusion.to_numpy()
+    classes, totals = confusion.index.tolist(), counts.sum(axis=1)
+    off = counts * (1 - np.eye(len(counts), dtype=int))
+    order = np.argsort(-off, axis=None, kind="stable")[:MOST_PAIRS]
+    pairs = [divmod(int(place), len(counts)) for place in order if off.flat[place] > 0]
+    names = [f"{classes[row]} taken for {classes[column]}" for row, column in pairs]
+    short = fit_names(classes, 34, 1)
+    told = [f"{off[pair]:,.0f} of {totals[pair[0]]:,.0f}" for pair in pairs]
+    for y, (pair, text) in enumerate(zip(pairs, told, strict=True)):
+        ax.barh(y, off[pair], height=0.62, color=MIDDLE)
+        beside(ax, off[pair], y, text, len(pairs))
+    name_rows(ax, names)
+    ax.set_yticks(range(len(pairs)), [f"{short[row]}\n→ {short[column]}" for row, column in pairs])
+    counts_axis(
+        ax,
+        [off[pair] for pair in pairs],
+        "texts (large LLM's label → classifier's label)",
+    )
+    same = f"Same label: {counts.trace():,.0f} of {counts.sum():,.0f} texts, {len(classes)} classes"
+    ax.set_title(f"{same}\nMixed up most" if pairs else same)
+    return f"{same}. Mixed up most: {listed(zip(names, told, strict=True)) if pairs else 'none.'}"
 
 
 def _cell(classes: int) -> float:

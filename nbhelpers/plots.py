@@ -20,7 +20,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from nbhelpers.panels import draw_curve, draw_matrix, draw_shares, matrix_size
+from nbhelpers.panels import draw_curve, draw_matrix, draw_mixed_up, draw_shares, matrix_size
 from nbhelpers.pictures import (
     FAILED,
     INK,
@@ -48,6 +48,7 @@ from nbhelpers.pictures import (
 from nbhelpers.reliability import calibration_error
 
 MOST_DOTS = 300  # of one class
+MOST_IN_SUMMARY = 20  # classes
 
 
 # ---------------------------------------------------------------------------------------------------- texts (01)
@@ -242,6 +243,7 @@ def confusion_matrix(
     fig, (ax,) = new_picture(width, height)
     image, fig.alt = draw_matrix(ax, confusion, rows=rows, columns=columns)
     bar = fig.colorbar(image, ax=ax, aspect=30, pad=0.03, shrink=min(1.0, 4 / height))
+    bar.set_ticks([0, 0.05, 0.2, 0.5, 1])
     percents(bar.ax.yaxis)
     bar.set_label("share of the row")
     bar.outline.set_visible(False)
@@ -362,6 +364,9 @@ def agreement_and_truth(figures: Mapping[str, tuple[float, float, float, int]]) 
 def summary(report: Mapping[str, Any], predicted: pd.Series[Any]) -> Figure:
     """A whole run in one wide picture: learning curve, confusion matrix of the final classifier, predictions by class.
 
+    With more than MOST_IN_SUMMARY classes, no letter of matrix and bars would be legible on a slide; in their place
+    stand the classes mixed up most, and the other figures show each class.
+
     Args:
         report: report.json's content, with at least one iteration; the last one is the final classifier's.
         predicted: the predicted class of every input text; missing = none.
@@ -369,12 +374,20 @@ def summary(report: Mapping[str, Any], predicted: pd.Series[Any]) -> Figure:
     last = report["iterations"][-1]
     classes = [row["class"] for row in last["per_class"]]
     confusion = pd.DataFrame(last["confusion"], index=classes, columns=classes)
+    if len(classes) > MOST_IN_SUMMARY:
+        fig, axes = new_picture(16, 5.6, columns=2)
+        curve = draw_curve(axes[0], report["iterations"], report["target"], report["final"]["majority_baseline"])
+        fig.alt = f"{curve} {draw_mixed_up(axes[1], confusion)} {len(predicted):,} texts are predicted."
+        return fig
     matrix_width, matrix_height = matrix_size(len(classes))
     widths = (7.0, matrix_width - 0.8, 5.5)  # the counts in the cells need no colour bar
     height = max(4.6, matrix_height, rows_height(len(classes) + 1) + 0.3)
     fig, axes = new_picture(sum(widths), height, columns=3, width_ratios=widths)
     cast(ConstrainedLayoutEngine, fig.get_layout_engine()).set(wspace=0.06)
     curve = draw_curve(axes[0], report["iterations"], report["target"], report["final"]["majority_baseline"])
+    if height > 6:  # a curve as tall as twenty classes would look steeper than it is
+        axes[0].set_box_aspect(1)
+        axes[0].set_anchor("N")
     _, matrix = draw_matrix(axes[1], confusion)
     shares = draw_shares(axes[2], predicted, classes, f"Predictions for {len(predicted):,} texts")
     fig.alt = f"{curve} {matrix} {shares}"

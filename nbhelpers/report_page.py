@@ -129,6 +129,7 @@ def gather(facts: Facts) -> dict[str, Any]:
         "claim": report.get("claim"),
         "claims": page_words.claims(report, facts.truth, labeller),
         "truth": page_words.against_truth(report, facts.truth),
+        "what_more_brings": page_words.what_more_brings(report.get("outlook")),
         "meaning": page_words.meaning(report, facts.truth, labeller),
         "notes": report.get("notes", []),
         "iterations": report["iterations"],
@@ -176,7 +177,9 @@ FIGURES: dict[str, Callable[[Mapping[str, Any]], Figure | Axes]] = {
     "learning_curve": lambda page: plots.learning_curve(
         page["iterations"], target=page["target"], majority_baseline=page["final"]["majority_baseline"]
     ),
-    "confusion": lambda page: plots.confusion_matrix(page["confusion"]),
+    "confusion": lambda page: plots.confusion_matrix(
+        page["confusion"], rows=f"{page['labeller'].removeprefix('the ')}'s label"
+    ),
     "per_class": lambda page: plots.per_class(page["per_class"]),
     "reliability": lambda page: plots.reliability(
         page["reliability"], title="The classifier's confidence", right=f"has {page['labeller']}'s label"

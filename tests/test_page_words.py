@@ -18,6 +18,7 @@ from nbhelpers.page_words import (
     percent,
     shortened,
     sources,
+    what_more_brings,
 )
 
 LAST = {
@@ -81,6 +82,15 @@ def test_a_count_takes_its_noun_along() -> None:
 
 def test_who_gave_the_labels() -> None:
     assert sources({"small": 20, "human": 1}) == "20 by the small LLM, 1 by people"
+
+
+def test_what_more_labels_bring_comes_with_margin_and_price() -> None:
+    outlook = {"labels": 80, "gain": 0.046, "margin": 0.061, "dollars": 1.5}
+    assert what_more_brings(outlook) == (
+        "Another 80 labels are likely to change the accuracy by +4.6 points, give or take 6.1, for $1.50."
+    )
+    assert "at an unknown price" in str(what_more_brings({**outlook, "dollars": None}))
+    assert what_more_brings(None) is None
 
 
 def test_a_long_text_is_cut_at_a_space() -> None:

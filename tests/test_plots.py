@@ -27,6 +27,7 @@ HOSTILE = [
 ]
 CLASSES = {
     "2": ["ham", "spam"],
+    "5": ["complaint", "praise", "question", "a rather long class name, with a comma and more", "other"],
     "8 hostile": HOSTILE,
     "20": [f"topic {i}, a name of usual length{' and then some more words' * (i % 3)}" for i in range(20)],
     "77": [f"banking_intent_{i}_card_payment_fee_charged_twice" for i in range(77)],
@@ -135,11 +136,7 @@ def faults(drawn: Figure | Axes) -> list[object]:
 
 @pytest.mark.parametrize(
     ("name", "classes"),
-    [
-        *((name, classes) for name in BY_CLASS for classes in ("2", "8 hostile")),
-        *((name, "20") for name in ("class_shares", "per_class", "confusion_matrix")),
-        *((name, "77") for name in ("class_balance", "confidence_by_class", "confusion_matrix")),
-    ],
+    [(name, classes) for name in BY_CLASS for classes in CLASSES],
 )
 def test_any_number_of_classes_is_legible(name: str, classes: str) -> None:
     figure = figure_of(BY_CLASS[name](CLASSES[classes]))
@@ -213,6 +210,24 @@ def test_confusion_matrix_counts_rows_down_columns_across() -> None:
     assert "n = 4" in words(ax)
     assert (ax.get_ylabel(), ax.get_xlabel()) == ("large LLM's label", "classifier's label")
     assert "Same label: 8 of 9 texts" in words(ax)
+
+
+def test_an_error_in_thirty_is_seen_in_the_matrix() -> None:
+    ax = plots.confusion_matrix(pd.DataFrame([[29, 1], [0, 30]], index=["a", "b"], columns=["a", "b"]))
+    nothing, error = (ax.images[0].cmap(ax.images[0].norm(share))[0] for share in (0, 1 / 30))  # the red part
+    assert nothing - error > 0.1
+
+
+def test_a_summary_of_many_classes_names_those_mixed_up_most() -> None:
+    classes = [f"class {i}" for i in range(21)]
+    counts = 5 * np.eye(21, dtype=int)
+    counts[3, 7], counts[4, 2] = 2, 1
+    last = {"confusion": counts.tolist(), "per_class": [{"class": name} for name in classes]}
+    content = {**report(classes), "iterations": [{**ITERATIONS[-1], **last}]}
+    figure = plots.summary(content, labels(classes))
+    assert "class 3\n→ class 7\nclass 4\n→ class 2" in words(figure)
+    assert "2 of 7\n1 of 6" in words(figure)
+    assert "class 3 taken for class 7 2 of 7; class 4 taken for class 2 1 of 6." in figure.alt
 
 
 def test_confusion_matrix_says_whose_labels_it_compares() -> None:
