@@ -8,27 +8,35 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from nbhelpers.cascade import send_on
-from nbhelpers.classifier import Classifier
+from nbhelpers.cascade import examine_labels, send_on
+from nbhelpers.class_shares import estimate_shares
+from nbhelpers.class_texts import describe_classes
 from nbhelpers.config import Config
+from nbhelpers.features import features
 from nbhelpers.human_labels import human_labels
 from nbhelpers.label_store import LabelStore
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.selection import choose, random_order, validation_share
+from nbhelpers.selection import Evidence, choose, random_order, random_part, validation_share, weigh
 
-MOST_CANDIDATES = 1000  # pool texts that the last classifier looks at to choose the next batch
+MOST_CANDIDATES = 20_000  # random pool texts among which the next batch is chosen
 
 
 def open_batches(
-    number: int, pool: pd.DataFrame, *, config: Config, store: LabelStore, classifier: Classifier | None
+    number: int,
+    pool: pd.DataFrame,
+    *,
+    labels: pd.DataFrame | None,
+    config: Config,
+    run: RunFolder,
+    store: LabelStore,
 ) -> list[list[str]]:
     """The chunk ids of the first `number` batches; chooses more texts where the store's list is too short.
 
     Args:
         number: how many batches, from 1.
         pool: the chunks that may be trained on.
-        config, store: sizes and selection; what was chosen before.
-        classifier: the last one, to choose by; None before there is one.
+        labels: those so far, as `settle_labels` gives them, to choose by; None before there are some.
+        config, run, store: sizes, selection and encoder; where features are kept; what was chosen before.
     Returns:
         Fewer or shorter batches where the pool is used up.
     """
@@ -37,26 +45,60 @@ def open_batches(
     eligible = set(pool["chunk_id"])
     chosen = [chunk_id for chunk_id in store.selected() if chunk_id in eligible]
     if len(chosen) < ends[-1]:
-        candidates = pool[~pool["chunk_id"].isin(set(chosen))]
-        more = choose_texts(candidates, ends[-1] - len(chosen), config=config, classifier=classifier)
+        more = choose_texts(pool, chosen, ends[-1] - len(chosen), labels=labels, config=config, run=run)
         store.add_selected(list(zip(more["chunk_id"], more["why"], strict=True)))
         chosen += more["chunk_id"].tolist()
     return [chosen[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True) if chosen[start:end]]
 
 
-def choose_texts(candidates: pd.DataFrame, n: int, *, config: Config, classifier: Classifier | None) -> pd.DataFrame:
-    """The next n texts to label; `choose` with what the last classifier, if it is to be asked, says of a part of them.
+def choose_texts(
+    pool: pd.DataFrame,
+    chosen: Sequence[str],
+    n: int,
+    *,
+    labels: pd.DataFrame | None,
+    config: Config,
+    run: RunFolder,
+) -> pd.DataFrame:
+    """The next n texts to label; `choose` with what frozen features and the labels so far say of the candidates.
 
+    Args:
+        pool, labels, config, run: as for `open_batches`.
+        chosen: the texts of the pool that are labelled, or about to be.
     Returns:
         Columns chunk_id and why, in the order of choice.
     """
     training, seed = config.training, config.system.seed
-    if training.selection == "random" or classifier is None or len(candidates) <= n:
-        return choose(candidates, n=n, seed=seed, strategy="random", probabilities=None)
-    few = random_order(candidates["chunk_id"].tolist(), seed)[: max(MOST_CANDIDATES, n)]
-    looked_at = candidates.set_index("chunk_id").loc[few].reset_index()
-    probabilities = classifier.predict_proba(looked_at["text"].tolist())
-    return choose(looked_at, n=n, seed=seed, strategy=training.selection, probabilities=probabilities)
+    known = pool["chunk_id"].isin(set(chosen))
+    candidates, evidence = pool[~known], None
+    if training.selection == "auto" and len(candidates) > n:
+        few = random_order(candidates["chunk_id"].tolist(), seed)[: max(MOST_CANDIDATES, n)]
+        candidates = candidates[candidates["chunk_id"].isin(set(few))]
+        evidence = _evidence(candidates, labels, config, run)
+    return choose(
+        candidates,
+        n=n,
+        seed=seed,
+        strategy=training.selection,
+        evidence=evidence,
+        labelled_groups=pool.loc[known, "near_group"].tolist(),
+    )
+
+
+def pool_shares(labels: pd.DataFrame, pool: pd.DataFrame, *, config: Config, store: LabelStore) -> pd.DataFrame:
+    """The classes' shares of the pool, from the random share of each batch, validation texts included.
+
+    Args:
+        labels: all labels so far.
+        pool: the chunks that may be trained on.
+    Returns:
+        Columns class, n, share, low, high (see `estimate_shares`).
+    """
+    chosen = store.selection()
+    chosen = chosen[chosen["chunk_id"].isin(labels["chunk_id"]) & chosen["chunk_id"].isin(pool["chunk_id"])]
+    sample = random_part(pool, chosen, seed=config.system.seed)
+    given = labels.set_index("chunk_id")["label"].loc[sample].tolist()
+    return estimate_shares(given, config.classification.classes)
 
 
 def settle_labels(
@@ -79,3 +121,21 @@ def settle_labels(
     labels.loc[corrected, "confidence"] = float("nan")
     held_out = validation_share(labels["chunk_id"].tolist())
     return labels.assign(split=["validation" if apart else "train" for apart in held_out])
+
+
+def _evidence(candidates: pd.DataFrame, labels: pd.DataFrame | None, config: Config, run: RunFolder) -> Evidence:
+    task, base_model = config.classification, config.training.model_path
+    trained = None if labels is None else labels[labels["label"].notna() & (labels["split"] == "train")]
+    rows = features(candidates["text"].tolist(), base_model=base_model, run=run)
+    class_rows = features(describe_classes(task.classes, task.desc), base_model=base_model, run=run)
+    if trained is None or trained.empty:
+        return weigh(rows, class_rows, classes=task.classes, labelled=rows[:0], labels=[], doubts=[])
+    examined = examine_labels(trained, config=config, run=run)
+    return weigh(
+        rows,
+        class_rows,
+        classes=task.classes,
+        labelled=features(examined["text"].tolist(), base_model=base_model, run=run),
+        labels=examined["label"].tolist(),
+        doubts=examined["doubt"].tolist(),
+    )

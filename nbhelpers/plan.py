@@ -250,10 +250,10 @@ class _Planner:
             end = min(end, len(pool)) if self.drawn else end
             if end == start:
                 return
-            if self.drawn and len(chosen) < end and (i == 0 or training.selection == "random" or end == len(pool)):
+            if self.drawn and len(chosen) < end and (training.selection == "random" or end == len(pool)):
                 rest = pool[~pool.index.isin(chosen)].reset_index(drop=True)
-                n = end - len(chosen)
-                more = choose(rest, n=n, seed=config.system.seed, strategy="random", probabilities=None)
+                n, groups = end - len(chosen), pool.loc[chosen, "near_group"].tolist()
+                more = choose(rest, n=n, seed=config.system.seed, strategy="random", labelled_groups=groups)
                 chosen += more["chunk_id"].tolist()
             known = chosen[start:end]
             yield _Part("04 labels", i + 1, "small", pool.loc[known], end - start - len(known))

@@ -208,9 +208,10 @@ class Rounds:
         batches = open_batches(
             self.batches_opened + 1,
             self.pool.chunks,
+            labels=self.done[-1].labels if self.done else None,
             config=self._as_chosen(),
+            run=self.run,
             store=self.store,
-            classifier=self.classifier,
         )
         used_up = number > 1 and sum(map(len, batches)) == max(len(iteration.labels) for iteration in self.done)
         if used_up and not self._corrected():

@@ -123,7 +123,7 @@ def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStor
         )
     if config.training.selection == "random" and not store.selection()["why"].eq("random").all():
         notes.append(
-            "Some texts were chosen by an earlier classifier, before training.selection was random: what is paid "
+            "Some texts were not drawn at random but chosen, before training.selection was random: what is paid "
             "for stays. For a run at random only, use another path.output_dir."
         )
     local = {config.api_of(size).model for size in ("large", "small") if config.api_of(size).mode == "local"}

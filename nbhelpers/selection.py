@@ -1,24 +1,61 @@
 """Which texts to label next, and which labelled texts validate.
 
-Pure given its arrays: it touches no model, disk or clock. Every draw goes by a hash of the chunk id, not by a random
+A batch has a share at random, the next texts of one order of the whole pool, fixed by the seed: what is labelled holds
+the order's beginning whole, so the class shares of the pool can be estimated from it (`random_part`). The other texts
+are chosen: before there are labels, near the classes' descriptions and typical of many texts; then likely of a class
+that is rare so far, and where the classifier is unsure. The validation set is the same share of every part of a batch,
+so it is no random sample of the pool unless `selection: random`: it holds more hard texts and more of the rare classes,
+and accuracy on it is lower than on the pool. It compares classifiers; what is true of the pool, the test set says.
+
+Pure given its arrays: it touches no model, disk or clock. Random draws go by a hash of the chunk id, not by a random
 number generator, so a text's place does not move when other texts come or go.
 
-Source: smallest margin first ("breaking ties"), Schröder et al. 2022 (arXiv:2107.05687), with a random share because
-active selection alone chases odd texts and hides how the pool is made up.
+Source: a random share because active selection alone chases odd texts and hides how the pool is made up; the ways to
+choose are in `active`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from nbhelpers.active import Floats, Integers, margins, probe, spread, typical
 from nbhelpers.errors import ConfigError
 
-ACTIVE_SHARE = 0.5  # of a batch, with strategy "auto" and a classifier to ask
+RANDOM = "random"  # why a text was drawn at random
+RANDOM_SHARE = 0.2  # of a batch, with strategy "auto"
+NEAREST_SHARE = 0.3  # of the chosen texts of a first batch: near the classes' descriptions; the others are typical ones
+RARE_SHARE = 0.2  # of the chosen texts of a later batch, at most: likely of a class that is rare so far
+NEAREST, UNSURE = 5, 4  # times as many texts as wanted, among which those near a description, or unsure, are spread
+DOUBTFUL = 0.5  # probability that a label is wrong: texts nearest to it look unsure for its sake, and are not chased
+RARE = 0.5  # of an equal part of the labels so far: a class with fewer is rare
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What active selection goes by; a row a candidate, in their order. See `weigh`.
+
+    Attributes:
+        classes: every class.
+        features: of the candidates, by a frozen encoder, rows of length 1.
+        class_features: of the classes' descriptions, by the same encoder.
+        counts: labels so far by class.
+        probabilities: of the candidates, a column a class; None before there are labels of two classes.
+        in_doubt: which candidates are nearest to a label that is likely wrong.
+    """
+
+    classes: Sequence[str]
+    features: Floats
+    class_features: Floats
+    counts: Integers
+    probabilities: Floats | None
+    in_doubt: np.ndarray[Any, np.dtype[np.bool_]]
 
 
 def validation_share(chunk_ids: Sequence[str], *, share: float = 0.2) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -50,50 +87,138 @@ def choose(
     n: int,
     seed: int,
     strategy: str,
-    probabilities: np.ndarray[Any, Any] | None,
+    evidence: Evidence | None = None,
+    labelled_groups: Collection[int] = (),
 ) -> pd.DataFrame:
     """Choose the texts to label next, at most one of a group of near-duplicates until every group has one.
 
     Args:
         candidates: columns chunk_id and near_group, one row a text that is not labelled yet.
         n: how many; all of them if there are fewer.
-        seed: of the random part.
-        strategy: "random", or "auto": part of the batch where the classifier is least sure, the rest at random.
-        probabilities: the classifier's, one row a candidate in the same order; None before there is one.
+        seed: of every random choice.
+        strategy: "random", or "auto": a share of the batch at random, the rest by the evidence.
+        evidence: None for a batch at random whatever the strategy.
+        labelled_groups: near_group of every text that is labelled already.
     Returns:
-        Columns chunk_id and why ("random" or, for example, "least sure (margin 0.03)"), in the order of choice.
+        Columns chunk_id and why ("random" or, for example, "least sure (margin 0.03)"): those at random first.
     Raises:
         ConfigError: an unknown strategy.
     """
     if strategy not in ("auto", "random"):
         raise ConfigError(f"training.selection is {strategy!r}: choose 'auto' or 'random'.")
     place = {chunk_id: i for i, chunk_id in enumerate(random_order(candidates["chunk_id"].tolist(), seed))}
-    table = pd.DataFrame(
-        {
-            "chunk_id": candidates["chunk_id"].to_numpy(),
-            "near_group": candidates["near_group"].to_numpy(),
-            "place": [place[chunk_id] for chunk_id in candidates["chunk_id"]],
-        }
+    table = candidates[["chunk_id", "near_group"]].reset_index(drop=True)
+    table = table.assign(place=table["chunk_id"].map(place)).sort_values("place")
+    ranked = _spread(table, labelled_groups)
+    active = strategy == "auto" and evidence is not None and n < len(table)
+    drawn = ranked.head(round(RANDOM_SHARE * n) if active else n).assign(why=RANDOM)
+    if evidence is None or not active:
+        return drawn[["chunk_id", "why"]].reset_index(drop=True)
+    groups = [*labelled_groups, *drawn["near_group"]]
+    free = table[~table["near_group"].isin(groups)].drop_duplicates("near_group")
+    rows, wanted = free.index.to_numpy(), n - len(drawn)
+    picked = (
+        _pick_first(rows, evidence, wanted, seed)
+        if evidence.probabilities is None
+        else _pick_next(rows, evidence, evidence.probabilities, wanted, seed)
     )
-    chosen = table.head(0).assign(why="")
-    if strategy == "auto" and probabilities is not None:
-        table["margin"] = _margins(probabilities)
-        least_sure = _spread(table.sort_values(["margin", "place"]), chosen).head(round(ACTIVE_SHARE * n))
-        chosen = least_sure.assign(why=[f"least sure (margin {margin:.2f})" for margin in least_sure["margin"]])
-    rest = _spread(table.drop(index=chosen.index).sort_values("place"), chosen).head(max(0, n - len(chosen)))
-    return pd.concat([chosen, rest.assign(why="random")])[["chunk_id", "why"]].reset_index(drop=True)
+    chosen = table.loc[list(picked)].assign(why=list(picked.values()))
+    rest = _spread(table.drop(index=[*drawn.index, *chosen.index]), [*groups, *chosen["near_group"]])
+    rest = rest.head(n - len(drawn) - len(chosen)).assign(why=RANDOM)  # where too few of the groups were left
+    return pd.concat([drawn, chosen, rest])[["chunk_id", "why"]].reset_index(drop=True)
 
 
-def _spread(ranked: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """The same rows, a near-duplicate group's second text after every group's first, and so on; else in rank order."""
-    before = ranked["near_group"].map(chosen["near_group"].value_counts()).fillna(0)
+def weigh(
+    features: Floats,
+    class_features: Floats,
+    *,
+    classes: Sequence[str],
+    labelled: Floats,
+    labels: Sequence[str],
+    doubts: Sequence[float],
+) -> Evidence:
+    """The evidence of the labels so far: a logistic regression on the frozen features is asked about each candidate.
+
+    Args:
+        features, class_features, classes: as in `Evidence`.
+        labelled: features of the texts that are trained on; none before the first batch.
+        labels: their class names.
+        doubts: how likely each of these labels is wrong, 0 to 1.
+    """
+    counts = np.array([list(labels).count(name) for name in classes], dtype=np.int64)
+    if np.count_nonzero(counts) < 2:
+        return Evidence(classes, features, class_features, counts, None, np.zeros(len(features), dtype=bool))
+    probabilities = probe(labelled, labels, features, classes=classes)
+    in_doubt = np.asarray(doubts)[(features @ labelled.T).argmax(axis=1)] >= DOUBTFUL
+    return Evidence(classes, features, class_features, counts, probabilities, in_doubt)
+
+
+def random_part(pool: pd.DataFrame, chosen: pd.DataFrame, *, seed: int) -> list[str]:
+    """The chosen texts that are a random sample of the pool, whatever else was chosen.
+
+    It is the pool's random order up to the last text that was drawn at random. Texts before it were all chosen, at
+    random or otherwise, but for near-duplicates of a chosen text: that one stands for them, and is in the list again.
+
+    Args:
+        pool: columns chunk_id and near_group, labelled or not.
+        chosen: columns chunk_id and why, as `choose` gave them, all in the pool.
+        seed: with which they were chosen.
+    """
+    group = dict(zip(pool["chunk_id"], pool["near_group"], strict=True))
+    why = dict(zip(chosen["chunk_id"], chosen["why"], strict=True))
+    stands_for = {group[chunk_id]: chunk_id for chunk_id in reversed(list(why))}
+    sample: list[str] = []
+    drawn = 0
+    for chunk_id in random_order(list(group), seed):
+        spoken_for = chunk_id if chunk_id in why else stands_for.get(group[chunk_id])
+        if spoken_for is None:
+            break
+        sample.append(spoken_for)
+        drawn = len(sample) if why.get(chunk_id) == RANDOM else drawn
+    return sample[:drawn]
+
+
+def _pick_first(free: Integers, evidence: Evidence, n: int, seed: int) -> dict[int, str]:
+    """Before there are labels: row number among the candidates -> why, for n of the rows that are free."""
+    picked: dict[int, str] = {}
+    classes = len(evidence.classes)
+    wanted = max(round(NEAREST_SHARE * n), min(classes, n // 2))
+    for place, name in enumerate(evidence.classes):
+        rows = np.setdiff1d(free, list(picked))
+        likeness = evidence.features[rows] @ evidence.class_features[place]
+        share = wanted // classes + (place < wanted % classes)
+        best = rows[spread(evidence.features[rows], likeness, share, among=NEAREST, seed=seed)]
+        picked |= dict.fromkeys(best.tolist(), f"near the description of {name}")
+    rows = np.setdiff1d(free, list(picked))
+    middle = rows[typical(evidence.features[rows], n - len(picked), seed=seed)]
+    return picked | dict.fromkeys(middle.tolist(), "typical of many texts")
+
+
+def _pick_next(free: Integers, evidence: Evidence, probabilities: Floats, n: int, seed: int) -> dict[int, str]:
+    """With a classifier: row number among the candidates -> why, for n of the rows that are free."""
+    picked: dict[int, str] = {}
+    missing = np.maximum(0, RARE * evidence.counts.mean() - evidence.counts)
+    for place in np.flatnonzero(missing).tolist():
+        rows = np.setdiff1d(free, list(picked))
+        unknown = evidence.counts[place] == 0  # to the classifier
+        likely = evidence.features[rows] @ evidence.class_features[place] if unknown else probabilities[rows, place]
+        share = round(min(missing[place], RARE_SHARE * n * missing[place] / missing.sum()))
+        best = rows[spread(evidence.features[rows], likely, share, among=1, seed=seed)]
+        picked |= dict.fromkeys(best.tolist(), f"likely {evidence.classes[place]}, which is rare so far")
+    rows = np.setdiff1d(free[~evidence.in_doubt[free]], list(picked))
+    margin = margins(probabilities[rows])
+    best = spread(evidence.features[rows], -margin, n - len(picked), among=UNSURE, seed=seed)
+    return picked | {int(rows[i]): f"least sure (margin {margin[i]:.2f})" for i in best}
+
+
+def _spread(ranked: pd.DataFrame, groups: Collection[int]) -> pd.DataFrame:
+    """The same rows, a near-duplicate group's second text after every group's first, and so on; else in rank order.
+
+    `groups` has the group of every text that is chosen already.
+    """
+    before = ranked["near_group"].map(Counter(groups)).fillna(0)
     turn = before + ranked.groupby("near_group").cumcount()
     return ranked.loc[turn.sort_values(kind="stable").index]
-
-
-def _margins(probabilities: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    two_best = np.sort(probabilities, axis=1)[:, -2:]
-    return np.asarray(two_best[:, 1] - two_best[:, 0])
 
 
 def _uniform(purpose: str, chunk_id: str) -> float:

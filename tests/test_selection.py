@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbhelpers.errors import ConfigError
-from nbhelpers.selection import choose, random_order, validation_share
+from nbhelpers.selection import choose, random_order, random_part, validation_share, weigh
 
 IDS = [f"{i:016x}" for i in range(2000)]
 ids = st.lists(st.text(min_size=1, max_size=8), unique=True, max_size=30)
@@ -15,8 +17,23 @@ def candidates(groups):
     return pd.DataFrame({"chunk_id": IDS[: len(groups)], "near_group": list(groups)})
 
 
-def sure_of(margins):
-    return np.array([[0.5 + margin / 2, 0.5 - margin / 2] for margin in margins])
+def circle(n):
+    """Rows of length 1 from one axis to the other."""
+    angles = np.linspace(0, np.pi / 2, n)
+    return np.column_stack([np.cos(angles), np.sin(angles)])
+
+
+def around(centre, n, *, seed):
+    """Rows of length 1, close to a point."""
+    rows = np.asarray(centre) + 0.05 * np.random.default_rng(seed).standard_normal((n, len(centre)))
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def labelled_evidence(rows, known, labels, doubts=None):
+    """Of two classes, described as the first and as the last row."""
+    doubts = [0.0] * len(known) if doubts is None else doubts
+    ends = rows[[0, -1]] if len(rows) else np.empty((2, 2))
+    return weigh(rows, ends, classes=["a", "b"], labelled=rows[known], labels=labels, doubts=doubts)
 
 
 def test_validation_share_is_about_the_share_asked_for():
@@ -59,54 +76,112 @@ def test_stored_draws_never_move():
 
 
 def test_random_choice_is_the_random_order():
-    chosen = choose(candidates(range(50)), n=10, seed=3, strategy="random", probabilities=sure_of([0.5] * 50))
+    chosen = choose(candidates(range(50)), n=10, seed=3, strategy="random")
     assert chosen["chunk_id"].tolist() == random_order(IDS[:50], 3)[:10]
     assert set(chosen["why"]) == {"random"}
     assert chosen.columns.tolist() == ["chunk_id", "why"]
 
 
-def test_auto_without_a_classifier_is_random():
-    pool = candidates(range(30))
-    auto = choose(pool, n=8, seed=0, strategy="auto", probabilities=None)
-    pd.testing.assert_frame_equal(auto, choose(pool, n=8, seed=0, strategy="random", probabilities=None))
+def test_random_choice_takes_no_notice_of_the_evidence():
+    pool, evidence = candidates(range(50)), labelled_evidence(circle(50), [0, 25], ["a", "b"])
+    pd.testing.assert_frame_equal(
+        choose(pool, n=10, seed=3, strategy="random", evidence=evidence), choose(pool, n=10, seed=3, strategy="random")
+    )
 
 
-def test_auto_takes_half_where_the_classifier_is_least_sure_and_half_at_random():
-    margins = np.linspace(0.9, 0.0, 100)  # the last texts are the least sure
-    chosen = choose(candidates(range(100)), n=10, seed=0, strategy="auto", probabilities=sure_of(margins))
-    assert chosen["chunk_id"].tolist()[:5] == IDS[99:94:-1]
-    assert chosen["why"].tolist()[:2] == ["least sure (margin 0.00)", "least sure (margin 0.01)"]
-    assert chosen["why"].tolist()[5:] == ["random"] * 5
-    left = [chunk_id for chunk_id in random_order(IDS[:100], 0) if chunk_id not in set(IDS[95:100])]
-    assert chosen["chunk_id"].tolist()[5:] == left[:5]
+def test_a_fifth_of_an_active_batch_is_the_next_of_the_random_order():
+    pool = candidates(range(100))
+    evidence = labelled_evidence(circle(100), [0, 50], ["a", "b"])
+    chosen = choose(pool, n=20, seed=0, strategy="auto", evidence=evidence)
+    assert chosen["chunk_id"].tolist()[:4] == random_order(IDS[:100], 0)[:4]
+    assert chosen["why"].eq("random").tolist() == [True] * 4 + [False] * 16
 
 
-def test_margin_is_between_the_two_likeliest_of_many_classes():
-    probabilities = np.array([[0.34, 0.33, 0.33], [0.6, 0.39, 0.01], [0.05, 0.475, 0.475], [0.9, 0.05, 0.05]])
-    chosen = choose(candidates(range(4)), n=4, seed=0, strategy="auto", probabilities=probabilities)
-    assert chosen["chunk_id"].tolist()[:2] == [IDS[2], IDS[0]]
-    assert chosen["why"][1] == "least sure (margin 0.01)"
+def test_first_batch_is_near_each_description_and_typical():
+    # Clusters of 40, 30 and 20 texts; the first class is described as the second cluster, the second as the third.
+    axes = np.eye(3)
+    rows = np.vstack([around(axes[i], n, seed=i) for i, n in enumerate((40, 30, 20))])
+    evidence = weigh(rows, axes[[1, 2]], classes=["a", "b"], labelled=rows[:0], labels=[], doubts=[])
+    chosen = choose(candidates(range(90)), n=10, seed=0, strategy="auto", evidence=evidence)
+    cluster = {chunk_id: 0 if i < 40 else 1 if i < 70 else 2 for i, chunk_id in enumerate(IDS[:90])}
+    by_why = {why: [cluster[i] for i in part] for why, part in chosen.groupby("why")["chunk_id"]}
+    assert by_why["near the description of a"] == [1]
+    assert by_why["near the description of b"] == [2]
+    assert len(by_why["random"]) == 2
+    assert set(by_why["typical of many texts"]) == {0, 1, 2}
+    assert len(by_why["typical of many texts"]) == 6
+
+
+def test_later_batch_is_where_the_classifier_is_least_sure():
+    rows = circle(400)  # one class at the one end, the other at the other: unsure half-way
+    evidence = labelled_evidence(rows, [0, 10, 390, 399], ["a", "a", "b", "b"])
+    chosen = choose(candidates(range(400)), n=10, seed=0, strategy="auto", evidence=evidence)
+    place = chosen["chunk_id"].map({chunk_id: i for i, chunk_id in enumerate(IDS)})[2:]
+    assert chosen["why"][2:].str.startswith("least sure (margin 0.0").all()
+    assert place.between(180, 220).all()  # the 32 smallest margins, in clusters
+    assert place.max() - place.min() > 20
+
+
+@pytest.mark.parametrize("labels_of_c", [0, 1])
+def test_class_with_few_labels_so_far_is_looked_for(labels_of_c):
+    # 5 of 205 texts are of class c, which is never the likeliest of a classifier that knows one of its texts, or none.
+    axes = np.eye(3)
+    rows = np.vstack([around(axes[0], 100, seed=0), around(axes[1], 100, seed=1), around(axes[2], 5, seed=2)])
+    rows = np.vstack([rows, around(axes[2], 1, seed=3)])  # labelled already
+    known = [*range(10), *range(100, 110), *[205] * labels_of_c]
+    labels = ["a"] * 10 + ["b"] * 10 + ["c"] * labels_of_c
+    evidence = weigh(
+        rows[:205], axes, classes=["a", "b", "c"], labelled=rows[known], labels=labels, doubts=np.zeros(len(known))
+    )
+    chosen = choose(candidates(range(205)), n=20, seed=0, strategy="auto", evidence=evidence)
+    found = chosen.loc[chosen["why"] == "likely c, which is rare so far", "chunk_id"]
+    assert len(found) == 3 - labels_of_c  # half of an equal part of 20 labels is 3.3, a fifth of 16 texts 3.2
+    assert set(found) <= set(IDS[200:205])
+
+
+def test_texts_nearest_to_a_doubtful_label_are_not_chased():
+    rows = circle(200)
+    known, labels = [0, 60, 140, 199], ["a", "b", "a", "b"]  # those in the middle contradict their neighbours
+    quiet = labelled_evidence(rows, known, labels, doubts=[0.1, 0.9, 0.1, 0.1])
+    chosen = choose(candidates(range(200)), n=20, seed=0, strategy="auto", evidence=quiet)
+    place = chosen["chunk_id"].map({chunk_id: i for i, chunk_id in enumerate(IDS)})
+    assert not place[chosen["why"] != "random"].between(31, 99).any()  # nearer to 60 than to 0 and 140
+    trusting = labelled_evidence(rows, known, labels)
+    chosen = choose(candidates(range(200)), n=20, seed=0, strategy="auto", evidence=trusting)
+    place = chosen["chunk_id"].map({chunk_id: i for i, chunk_id in enumerate(IDS)})
+    assert place[chosen["why"] != "random"].between(31, 99).any()
 
 
 @pytest.mark.parametrize("strategy", ["random", "auto"])
 def test_near_duplicates_wait_until_every_group_has_one(strategy):
     groups = [0] * 20 + [1] * 5 + [2, 3, 4]
-    margins = [0.0] * 20 + [0.9] * 8  # the near-duplicates are the least sure, and would fill the batch
-    chosen = choose(candidates(groups), n=28, seed=1, strategy=strategy, probabilities=sure_of(margins))
+    evidence = labelled_evidence(circle(28), [0, 27], ["a", "b"])
     group = dict(zip(IDS, groups, strict=False))
-    order = [group[chunk_id] for chunk_id in chosen["chunk_id"]]
-    assert sorted(order) == sorted(groups)
-    first = choose(candidates(groups), n=5, seed=1, strategy=strategy, probabilities=sure_of(margins))
-    assert sorted(group[chunk_id] for chunk_id in first["chunk_id"]) == [0, 1, 2, 3, 4]
-    seven = choose(candidates(groups), n=7, seed=1, strategy=strategy, probabilities=sure_of(margins))
-    assert sorted(group[chunk_id] for chunk_id in seven["chunk_id"]) == [0, 0, 1, 1, 2, 3, 4]
+
+    def first(n):
+        chosen = choose(candidates(groups), n=n, seed=1, strategy=strategy, evidence=evidence)
+        return [group[chunk_id] for chunk_id in chosen["chunk_id"]]
+
+    assert sorted(first(28)) == sorted(groups)
+    assert sorted(first(5)) == [0, 1, 2, 3, 4]
+    assert sorted(first(7)) == [0, 0, 1, 1, 2, 3, 4]
 
 
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 6), max_size=40), st.integers(0, 50), st.sampled_from(["auto", "random"]))
-def test_choice_is_distinct_candidates_and_as_many_as_there_are(groups, n, strategy):
-    margins = np.random.default_rng(0).random(len(groups))
-    chosen = choose(candidates(groups), n=n, seed=0, strategy=strategy, probabilities=sure_of(margins).reshape(-1, 2))
+@pytest.mark.parametrize("strategy", ["random", "auto"])
+def test_near_duplicates_of_labelled_texts_wait_too(strategy):
+    evidence = labelled_evidence(circle(40), [0, 39], ["a", "b"])
+    groups = [7] * 30 + list(range(10, 20))
+    chosen = choose(candidates(groups), n=10, seed=1, strategy=strategy, evidence=evidence, labelled_groups=[7])
+    assert sorted(chosen["chunk_id"]) == sorted(IDS[30:40])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.integers(0, 6), max_size=40), st.integers(0, 50), st.sampled_from(["auto", "random"]), st.booleans())
+def test_choice_is_distinct_candidates_and_as_many_as_there_are(groups, n, strategy, first):
+    rows = circle(len(groups))
+    labelled = [] if first or not groups else [0, len(groups) - 1]
+    evidence = labelled_evidence(rows, labelled, ["a", "b"][: len(labelled)])
+    chosen = choose(candidates(groups), n=n, seed=0, strategy=strategy, evidence=evidence)
     assert len(chosen) == min(n, len(groups))
     assert chosen["chunk_id"].is_unique
     assert set(chosen["chunk_id"]) <= set(IDS[: len(groups)])
@@ -114,12 +189,86 @@ def test_choice_is_distinct_candidates_and_as_many_as_there_are(groups, n, strat
 
 def test_candidates_may_have_any_index_and_are_not_changed():
     pool = candidates(range(20)).set_index(pd.Index([7] * 20))
-    before = pool.copy()
-    chosen = choose(pool, n=6, seed=0, strategy="auto", probabilities=sure_of(np.linspace(0, 1, 20)))
-    assert chosen["chunk_id"].tolist()[:3] == IDS[:3]
+    before, evidence = pool.copy(), labelled_evidence(circle(20), [0, 19], ["a", "b"])
+    chosen = choose(pool, n=6, seed=0, strategy="auto", evidence=evidence)
+    pd.testing.assert_frame_equal(
+        chosen, choose(candidates(range(20)), n=6, seed=0, strategy="auto", evidence=evidence)
+    )
     pd.testing.assert_frame_equal(pool, before)
 
 
 def test_unknown_strategy_is_refused():
     with pytest.raises(ConfigError, match="'active'"):
-        choose(candidates(range(3)), n=1, seed=0, strategy="active", probabilities=None)
+        choose(candidates(range(3)), n=1, seed=0, strategy="active")
+
+
+def test_twenty_thousand_candidates_take_seconds():
+    rows = np.random.default_rng(0).standard_normal((20_000, 32), dtype=np.float32)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    pool = pd.DataFrame({"chunk_id": [f"{i:x}" for i in range(20_000)], "near_group": range(20_000)})
+    started = time.process_time()
+    for labelled in ([], list(range(100))):
+        evidence = labelled_evidence(rows, labelled, ["a", "b"] * (len(labelled) // 2))
+        assert len(choose(pool, n=40, seed=0, strategy="auto", evidence=evidence)) == 40
+    assert time.process_time() - started < 20
+
+
+# The random part
+
+
+def chosen_as(*pairs):
+    return pd.DataFrame(list(pairs), columns=["chunk_id", "why"])
+
+
+def test_random_part_is_the_random_order_up_to_the_last_text_drawn_at_random():
+    pool = candidates(range(10))
+    order = random_order(IDS[:10], 0)
+    chosen = chosen_as((order[0], "random"), (order[7], "least sure"), (order[2], "random"), (order[1], "typical"))
+    assert random_part(pool, chosen, seed=0) == order[:3]
+    # The fourth was chosen and not drawn: counted, it would be there because it was thought rare or hard.
+    assert random_part(pool, pd.concat([chosen, chosen_as((order[3], "least sure"))]), seed=0) == order[:3]
+
+
+def test_random_part_ends_where_a_text_was_not_chosen():
+    order = random_order(IDS[:10], 0)
+    chosen = chosen_as((order[0], "random"), (order[2], "random"))  # drawn with another seed, say
+    assert random_part(candidates(range(10)), chosen, seed=0) == order[:1]
+    assert random_part(candidates(range(10)), chosen_as(), seed=0) == []
+
+
+def test_random_part_counts_a_near_duplicate_by_the_text_that_stands_for_it():
+    order = random_order(IDS[:6], 0)
+    pool = pd.DataFrame({"chunk_id": order, "near_group": [0, 1, 0, 2, 0, 3]})
+    chosen = chosen_as((order[0], "random"), (order[1], "random"), (order[3], "random"))
+    assert random_part(pool, chosen, seed=0) == [order[0], order[1], order[0], order[3]]
+
+
+def test_random_part_of_an_active_run_has_the_shares_of_the_pool():
+    # 6 % of the pool are of class b, which the active part finds first: more than half of the labels are.
+    rng = np.random.default_rng(0)
+    shares, found = [], []
+    for seed in range(15):
+        true = rng.random(500) < 0.06
+        rows = np.vstack([around([1.0, 0.0], 500, seed=seed)])
+        rows[true] = around([0.0, 1.0], int(true.sum()), seed=seed)
+        pool, chosen = candidates(range(500)), chosen_as()
+        place = {chunk_id: i for i, chunk_id in enumerate(IDS[:500])}
+        for _ in range(3):
+            known = [place[chunk_id] for chunk_id in chosen["chunk_id"]]
+            left = np.setdiff1d(np.arange(500), known)
+            labels = ["b" if true[i] else "a" for i in known]
+            evidence = weigh(
+                rows[left],
+                np.eye(2),
+                classes=["a", "b"],
+                labelled=rows[known],
+                labels=labels,
+                doubts=[0.0] * len(known),
+            )
+            more = choose(pool.iloc[left], n=20, seed=seed, strategy="auto", evidence=evidence)
+            chosen = pd.concat([chosen, more])
+        sample = random_part(pool, chosen, seed=seed)
+        shares.append(np.mean([true[place[chunk_id]] for chunk_id in sample]))
+        found.append(np.mean([true[place[chunk_id]] for chunk_id in chosen["chunk_id"]]))
+    assert np.mean(found) > 0.2
+    assert np.mean(shares) == pytest.approx(0.06, abs=0.04)  # standard error 0.015
