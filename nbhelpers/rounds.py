@@ -208,7 +208,7 @@ class Rounds:
         batches = open_batches(
             self.batches_opened + 1,
             self.pool.chunks,
-            labels=self.done[-1].labels if self.done else None,
+            labels=max((iteration.labels for iteration in self.done), key=len, default=None),
             config=self._as_chosen(),
             run=self.run,
             store=self.store,
