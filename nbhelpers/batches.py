@@ -101,6 +101,28 @@ def pool_shares(labels: pd.DataFrame, pool: pd.DataFrame, *, config: Config, sto
     return estimate_shares(given, config.classification.classes)
 
 
+def why_chosen(
+    labels: pd.DataFrame, *, config: Config, store: LabelStore, examples: int = 2
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Why the texts so far were chosen, and what they turned out to be.
+
+    Args:
+        labels: all labels so far.
+        config, store: the classes; what was chosen, and why.
+        examples: the latest texts to show of each reason.
+    Returns:
+        Texts by reason and label, the commonest reason first; and the examples, with why, label and text.
+    """
+    told = labels.merge(store.selection()[["chunk_id", "why"]], on="chunk_id")
+    reason = told["why"].str.replace(r" \(.*\)$", "", regex=True).rename("why")
+    names = [*config.classification.classes, "no label"]
+    counts = pd.crosstab(reason, told["label"].fillna("no label")).reindex(columns=names, fill_value=0)
+    counts.insert(0, "texts", counts.sum(axis=1))
+    counts = counts.sort_values("texts", ascending=False, kind="stable")
+    shown = told.groupby(reason, sort=False).tail(examples)[["why", "label", "text"]]
+    return counts, shown.iloc[::-1].reset_index(drop=True)
+
+
 def settle_labels(
     batches: Sequence[pd.DataFrame], *, rules: str, config: Config, run: RunFolder, store: LabelStore
 ) -> pd.DataFrame:

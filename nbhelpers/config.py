@@ -164,7 +164,8 @@ class Training(Section):
         "head-tail", description="what is kept of a text that cannot be cut: both ends, or the beginning"
     )
     selection: Literal["auto", "random"] = Field(
-        "auto", description="which texts to label next: partly those the classifier is least sure of, or at random"
+        "auto",
+        description="which texts to label next: varied, unsure and rare ones and a fifth at random, or all at random",
     )
     balance: Literal["auto", "none", "weights"] = Field(
         "auto", description="rare classes weigh more in training: where needed, never, or always"

@@ -16,9 +16,8 @@ from typing import Any
 import pandas as pd
 
 from nbhelpers.audit import TruthEstimate
-from nbhelpers.batches import open_batches, settle_labels
+from nbhelpers.batches import open_batches, pool_shares, settle_labels, why_chosen
 from nbhelpers.cascade import examine_labels
-from nbhelpers.class_shares import estimate_shares
 from nbhelpers.classifier import Classifier, describe_balance
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
@@ -132,10 +131,11 @@ class Rounds:
 
     def pool_shares(self) -> pd.DataFrame:
         """The classes' estimated shares of the pool with their intervals (see class_shares)."""
-        first = self.store.selection().head(self.config.training.train_set_size)  # the first batch is all at random
-        labels = self.final.labels
-        drawn = labels[labels["chunk_id"].isin(first.loc[first["why"] == "random", "chunk_id"])]
-        return estimate_shares(drawn["label"].tolist(), self.classes)
+        return pool_shares(self.final.labels, self.pool.chunks, config=self.config, store=self.store)
+
+    def why_chosen(self) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Texts by why they were chosen and what they turned out to be, and examples (see batches)."""
+        return why_chosen(self.final.labels, config=self.config, store=self.store)
 
     def choose(self, *, balance: str | None = None, selection: str | None = None) -> None:
         """Takes another `balance` or `selection` from the next iteration on, in a new kernel too."""

@@ -24,7 +24,7 @@ from nbhelpers.labeling import read_test_labels, write_test_labels
 from nbhelpers.looks import looks_taken
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.selection import validation_share
+from nbhelpers.selection import random_part, validation_share
 
 MakeConfig = Callable[..., Config]
 Start = Callable[..., Rounds]
@@ -202,20 +202,35 @@ def test_what_is_chosen_and_why(start: Start, fits: WordFits, store: LabelStore)
     texts = texts_of({"goal": 60, "vote": 60, "rain": 6}, words=1)
     rounds = start(texts=texts, training={"max_iters": 2, "train_set_size": 20, "train_set_increment": 20})
     rounds.step()
-    assert store.selection()["why"].str.split(" (?:of|the)", regex=True).str[0].value_counts().to_dict() == {
-        "typical": 11,
-        "near": 5,
+    counts, examples = rounds.why_chosen()
+    assert counts["texts"].to_dict() == {
+        "typical of many texts": 11,
         "random": 4,
+        "near the description of sports": 2,
+        "near the description of politics": 2,
+        "near the description of weather": 1,
     }
+    assert counts.columns.tolist() == ["texts", "sports", "politics", "weather", "no label"]
+    assert counts.drop(columns="texts").sum().sum() == 20
+    assert examples.columns.tolist() == ["why", "label", "text"]
+    assert len(examples) == 9  # two of each reason
     rounds.step()
-    chosen = store.selection().merge(rounds.chunks, on="chunk_id").tail(20)
-    assert chosen["why"].str.split(" (?:weather|\\()", regex=True).str[0].value_counts().index.tolist() == [
-        "least sure",
-        "random",
-        "likely",
-    ]
-    sought = chosen[chosen["why"] == "likely weather, which is rare so far"]
-    assert sought["text"].str.startswith("rain").any()
+    counts, examples = rounds.why_chosen()
+    assert counts.loc["likely weather, which is rare so far", "weather"] > 0
+    assert counts.loc["random", "texts"] == 8
+    assert counts.loc["least sure", "texts"] + counts.loc["likely weather, which is rare so far", "texts"] == 16
+    assert examples["why"].str.fullmatch(r"least sure \(margin 0\.\d\d\)").sum() == 2
+
+
+def test_shares_of_the_pool_are_those_of_its_random_part(start: Start, fits: WordFits, store: LabelStore) -> None:
+    fits.blind = [ALL]
+    rounds = start(training={"max_iters": 1})
+    rounds.step()
+    labels = rounds.final.labels.set_index("chunk_id")["label"]
+    sample = random_part(rounds.pool.chunks, store.selection(), seed=0)
+    assert 4 <= len(sample) < 20
+    shares = rounds.pool_shares().set_index("class")
+    assert shares["n"].to_dict() == {name: (labels[sample] == name).sum() for name in shares.index}
 
 
 def test_random_selection_looks_at_no_features(start: Start, fits: WordFits, store: LabelStore) -> None:
