@@ -15,6 +15,7 @@ from nbhelpers.llms import usage
 from nbhelpers.plan import plan_iteration
 from nbhelpers.progress import progress_told
 from nbhelpers.rounds import Rounds
+from nbhelpers.spending import dollars
 
 ENDED = {
     "target_reached": "The target is reached.",
@@ -145,16 +146,12 @@ class LoopControl:
         paid = usage(rounds.config, rounds.store)
         asked = plan_iteration(rounds.batches_opened + 1, rounds.config, rounds.run, rounds.store)
         labels, calls = rounds.final.row["labels"], paid["calls"]
-        spent = f"So far: {labels:,} labels to learn from, {calls:,} LLM calls in all, {_dollars(paid['cost_usd'])}."
+        spent = f"So far: {labels:,} labels to learn from, {calls:,} LLM calls in all, {dollars(paid['cost_usd'])}."
         if not asked["calls"]:
             return f"{spent}\nThe next iteration asks the LLM nothing new."
         minutes = "" if asked["llm_minutes"] is None else f", {asked['llm_minutes']:.1f} min of labelling"
         outlook = rounds.outlook()
         likely = "" if outlook is None else f"\nWhat it may bring: {outlook}."
         return (
-            f"{spent}\nThe next iteration: {asked['calls']:,.0f} calls, {_dollars(asked['dollars'])}{minutes}.{likely}"
+            f"{spent}\nThe next iteration: {asked['calls']:,.0f} calls, {dollars(asked['dollars'])}{minutes}.{likely}"
         )
-
-
-def _dollars(amount: float | None) -> str:
-    return "price unknown" if amount is None else f"${amount:,.4f}" if 0 < amount < 1 else f"${amount:,.2f}"

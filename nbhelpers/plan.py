@@ -140,6 +140,16 @@ def plan_iteration(number: int, config: Config, run: RunFolder, store: LabelStor
     return {name: None if None in values else float(sum(values)) for name, values in known.items()}
 
 
+def plan_labels(
+    texts: pd.DataFrame, size: Size, rules: str, config: Config, run: RunFolder, store: LabelStore
+) -> dict[str, Any]:
+    """What labelling these texts by these rules would ask; keys as of `plan_iteration`, and nothing is asked."""
+    planner = _Planner(config, run, store, steps=[], probe=False)
+    planner.rules, planner.pool = rules, texts
+    part = _Part("", None, size, texts)
+    return planner._labels_row(part, planner._seen(size))
+
+
 @dataclass(frozen=True)
 class _Part:
     """Texts that a step has one LLM label: `texts` (a table), and `more` that are not chosen yet."""

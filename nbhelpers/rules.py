@@ -109,6 +109,11 @@ def replace_rules(run: RunFolder, text: str, *, refined: dict[str, Any]) -> bool
     return True
 
 
+def edit_rules(run: RunFolder, text: str) -> None:
+    """Puts a person's rules in place of those in the file, as if they had edited it by hand."""
+    write_yaml(run.rules, {**_read(run), "rules": text})
+
+
 def rules_prompt(config: Config) -> tuple[list[Message], list[str]]:
     """The question for the rules as it is sent, and notices about prompt files that were not found."""
     prompt, notices = load_prompt(
