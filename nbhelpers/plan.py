@@ -181,6 +181,8 @@ class _Planner:
 
     def __init__(self, config: Config, run: RunFolder, store: LabelStore, *, steps: list[str], probe: bool) -> None:
         self.config, self.run, self.store, self.steps, self.probe = config, run, store, steps, probe
+        one_answer = config.labeling.model_copy(update={"label_samples": 1})
+        self.once = config.model_copy(update={"labeling": one_answer})  # what every text is asked at least
         self.error: NbhelpersError | None = None
         self.chunks = pd.DataFrame({"chunk_id": [], "text": []}, dtype=object)
         if run.chunks.exists():
@@ -277,7 +279,7 @@ class _Planner:
         """The part's texts without an answer in the store."""
         if self.rules is None or part.texts.empty:
             return part.texts
-        return unanswered(part.texts, size=part.size, rules=self.rules, config=self.config, store=self.store)
+        return unanswered(part.texts, size=part.size, rules=self.rules, config=self.once, store=self.store)
 
     def _questions(self, part: _Part, seen: _Seen | None) -> tuple[pd.DataFrame, int]:
         """A row for each question about the part's texts that has no answer; and how many one more text will take."""
@@ -303,10 +305,8 @@ class _Planner:
         if n > 0:
             places = np.quantile(np.arange(len(missing)), (np.arange(n) + 0.5) / n).round().astype(int)
             few = missing.iloc[missing["text"].str.len().argsort().iloc[np.unique(places)]]
-            once = self.config.labeling.model_copy(update={"label_samples": 1})
-            config = self.config.model_copy(update={"labeling": once})
             try:
-                label_chunks(few, size=part.size, rules=self.rules or "", config=config, store=self.store)
+                label_chunks(few, size=part.size, rules=self.rules or "", config=self.once, store=self.store)
             except NbhelpersError as error:
                 self.error = error
 

@@ -317,6 +317,9 @@ def reliability(table: pd.DataFrame, *, title: str, right: str) -> Axes:
     ax.errorbar(confidence, share, ends, **bars)
     left, bottom = (min(math.floor(lowest * 10) / 10, 0.8) for lowest in (confidence.min(), table["low"].min()))
     ax.set(xlim=(left, 1), ylim=(bottom, 1))
+    if np.diff(confidence).min(initial=1) > 0.12 * (1 - left):  # else the numbers would cover each other
+        for x, y, texts in zip(confidence, share, table["texts"], strict=True):
+            ax.annotate(f"n = {texts:,}", (x, y), (-6, 6), textcoords="offset points", ha="right", fontsize=9)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         percents(axis)
@@ -328,9 +331,10 @@ def reliability(table: pd.DataFrame, *, title: str, right: str) -> Axes:
     ax.set_ylabel(textwrap.fill(f"share that {clean(right)} (bars: 95 % interval)", 38))
     off = exact_percent(calibration_error(table))
     ax.set_title(f"{textwrap.fill(clean(title), 46)}\nis off by {off} on average")
+    columns = table[["confidence", "right", "low", "high", "texts"]].itertuples(index=False, name=None)
     told = [
-        f"at {exact_percent(said)} {exact_percent(value)} ({exact_percent(low)} to {exact_percent(high)})"
-        for said, value, low, high in table[["confidence", "right", "low", "high"]].itertuples(index=False, name=None)
+        f"at {exact_percent(said)} {exact_percent(share)} ({exact_percent(low)} to {exact_percent(high)}, n = {n:,})"
+        for said, share, low, high, n in columns
     ]
     fig.alt = f"{clean(title)}, and the share that {clean(right)}: {'; '.join(told)}. Off by {off} on average."
     return ax

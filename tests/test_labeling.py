@@ -26,7 +26,7 @@ from nbhelpers.chunking import chunk_id
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatRefusedError, EndpointError, PromptError, RunFolderError
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import label_chunks, label_prompt, read_test_labels, write_test_labels
+from nbhelpers.labeling import label_chunks, label_prompt, read_test_labels, unanswered, write_test_labels
 from nbhelpers.local_llm import LocalLLM
 from nbhelpers.run_folder import RunFolder
 
@@ -796,6 +796,17 @@ def test_of_equally_frequent_labels_the_first_named_counts(
         config = make_config(server.url, labeling={"label_samples": 4}, **SEQUENTIAL)
         labels = label(some(1), config, store)
         assert labels[["label", "confidence"]].to_numpy().tolist() == [[wins, 0.5]]
+
+
+def test_what_is_unanswered_is_what_would_be_asked(make_config: MakeConfig, store: LabelStore) -> None:
+    def left(samples: int, n: int) -> int:
+        config = make_config(server.url, labeling={"label_samples": samples})
+        return len(unanswered(some(n), size="small", rules=RULES, config=config, store=store))
+
+    with ChatServer(LABELLER) as server:
+        label(some(3), make_config(server.url, labeling={"label_samples": 3}), store)
+        assert [left(1, 4), left(3, 4), left(4, 4), left(3, 3)] == [1, 1, 4, 0]
+        assert server.calls == 9
 
 
 def test_more_answers_later_ask_only_for_what_is_missing(make_config: MakeConfig, store: LabelStore) -> None:

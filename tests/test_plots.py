@@ -158,7 +158,15 @@ def test_reliability_puts_confidence_across_and_the_share_right_up() -> None:
     points = ax.lines[1].get_xydata()
     np.testing.assert_allclose(points, [[0.5, 0.2], [0.9, 0.8]])
     assert "is off by 20.0 %" in words(ax)
-    assert "at 50.0 % 20.0 % (4.3 % to 48.1 %)" in figure_of(ax).alt
+    assert "at 50.0 % 20.0 % (4.3 % to 48.1 %, n = 15)" in figure_of(ax).alt
+    assert words(ax).count("n = 15") == 2
+
+
+def test_reliability_leaves_the_numbers_out_where_the_points_are_too_close() -> None:
+    table = reliability_table([0.8] * 15 + [0.97] * 15 + [0.99] * 15, [True] * 45)
+    drawn = plots.reliability(table, title="T", right="is right")
+    assert faults(drawn) == []
+    assert "n = 15" not in words(drawn)
 
 
 def test_reliability_without_confidences_says_so() -> None:
