@@ -37,10 +37,10 @@ class Outcome:
     reached: float
     stopped_wrongly: float  # the target was said to be reached, and was not
     claimed_wrongly: float  # the claim's lower bound is above the final classifier's accuracy, whatever the status
-    covered: float  # 95 % intervals of all iterations that hold the accuracy
-    final_covered: float  # the same of the final ones only, after a stop that looked at the test set
+    covered: float  # 95 % intervals that hold the accuracy, whether the run came so far or not
+    final_covered: float  # the same of the final ones only: after a stop that looked at the test set, no promise
     looks: float
-    iterations: float
+    iterations_taken: float
 
 
 def simulate(setting: Setting, *, runs: int, seed: int, rule: str = "lower_bound") -> Outcome:
@@ -60,11 +60,10 @@ def _run(setting: Setting, rng: np.random.Generator, rule: str) -> tuple[float, 
     tested = _right(rng, accuracies, n)
     validated = _right(rng, accuracies * (1 - NOISE), VALIDATION * steps)
     looks: list[int] = []  # the iterations looked at, in order
-    covered = []
-    for i, accuracy in enumerate(accuracies):
-        seen, correct = VALIDATION * (i + 1), int(tested[i].sum())
-        low, high = accuracy_interval(correct, n)
-        covered.append(low <= accuracy <= high)
+    intervals = [accuracy_interval(int(hits.sum()), n) for hits in tested]
+    covered = [low <= accuracy <= high for (low, high), accuracy in zip(intervals, accuracies, strict=True)]
+    for i in range(steps):
+        seen = VALIDATION * (i + 1)
         right = int(validated[i, :seen].sum())
         if rule != "lower_bound" or worth_a_look(right, seen, target=setting.target, test_size=n, look=len(looks) + 1):
             looks.append(i)
