@@ -11,6 +11,7 @@ after Nixon et al. 2019, arXiv:1904.01685.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -21,6 +22,23 @@ from nbhelpers.evaluation import accuracy_interval
 MOST_BINS = 10
 TEXTS_PER_BIN = 15  # at least; fewer have an interval that says nothing
 STEP = 0.05  # bins whose mean confidences lie in the same step are one: a point each would hide the others
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Texts with at least this confidence are decided, the others are left.
+
+    precision is the share of the decided texts that is right, with its exact 95 % interval. The confidence was chosen
+    on these texts, so on others expect a little less.
+    """
+
+    wanted: float
+    confidence: float
+    precision: float
+    precision_low: float
+    precision_high: float
+    decided: int
+    undecided_share: float
 
 
 def reliability_table(
@@ -68,3 +86,36 @@ def calibration_error(table: pd.DataFrame) -> float:
     if table.empty:
         return float("nan")
     return float(np.average((table["confidence"] - table["right"]).abs(), weights=table["texts"]))
+
+
+def threshold_for(precision: float, confidence: Sequence[float], right: Sequence[bool]) -> Threshold | None:
+    """From which confidence on labels are right at least so often, so that the others may be left undecided.
+
+    Args:
+        precision: the share of right labels that is wanted, 0 to 1.
+        confidence, right: as for `reliability_table`.
+    Returns:
+        The lowest such confidence among the texts', with what it gives on these texts; None where none gives it.
+        Example: 0.9 right, 0.8 right, 0.7 wrong, 0.6 right and 0.9 wanted -> 0.8, which leaves half undecided.
+    Raises:
+        EvaluationError: as `reliability_table`.
+    """
+    reliability_table(confidence, right)  # its checks
+    order = np.argsort(-np.asarray(confidence, dtype=float), kind="stable")
+    said, hits = np.asarray(confidence, dtype=float)[order], np.asarray(right, dtype=bool)[order].cumsum()
+    texts = np.arange(1, len(said) + 1)
+    last_of_its_confidence = np.append(said[:-1] > said[1:], True)[: len(said)]
+    good = np.flatnonzero(last_of_its_confidence & (hits >= precision * texts))
+    if not len(good):
+        return None
+    place = good[-1]
+    interval = accuracy_interval(int(hits[place]), int(texts[place]))
+    return Threshold(
+        wanted=precision,
+        confidence=float(said[place]),
+        precision=float(hits[place] / texts[place]),
+        precision_low=interval.low,
+        precision_high=interval.high,
+        decided=int(texts[place]),
+        undecided_share=float(1 - texts[place] / len(said)),
+    )

@@ -154,6 +154,7 @@ class Rounds:
         """The content of report.json as things stand."""
         content = report_content(
             self.done,
+            self.test,
             status=self.status or "running",
             notes=self.notes(),
             truth=self.truth() if self.done else None,

@@ -17,16 +17,19 @@ from nbhelpers.iteration import Iteration
 from nbhelpers.label_store import LabelStore
 from nbhelpers.learning_curve import Outlook, extrapolate
 from nbhelpers.llms import usage
+from nbhelpers.reliability import calibration_error, reliability_table, threshold_for
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.test_set import Pool
 
 REPORTED_VERSIONS = ("nbhelpers", "torch", "transformers", "openai", "pandas", "scikit-learn")
+PRECISIONS = (0.9, 0.95, 0.99)  # for which a threshold is given
 FEW = 10  # test texts of a class, below which its figures mean nothing
 FINAL_FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "majority_baseline")
 
 
 def report_content(
     done: Sequence[Iteration],
+    test: pd.DataFrame,
     *,
     status: str,
     notes: Sequence[str],
@@ -40,6 +43,7 @@ def report_content(
 
     Args:
         done: the iterations so far; the last one's classifier is the final one.
+        test: the test set with the LLM's labels.
         status: how the loop ended, or "running".
         notes: what belongs beside the figures.
         truth: the final classifier's accuracy against people's labels, where there are such.
@@ -67,10 +71,24 @@ def report_content(
         final = done[-1].row
         figures = {name: final[name] for name in FINAL_FIGURES}
         report["final"] = {"classifier": f"classifier_{final['iteration']}", **figures}
+        report["confidence"] = confidence_part(done[-1], test["label"])
         report["truth"] = None if truth is None else asdict(truth)
         if final["looks"] is not None:
             report["claim"] = {"lower_bound": final["lower_bound"], "confidence": 0.95, "looks": final["looks"]}
     return report
+
+
+def confidence_part(final: Iteration, test_labels: "pd.Series[str]") -> dict[str, Any]:
+    """What the classifier's probabilities are worth against the LLM's labels of the test set."""
+    known = test_labels.notna().tolist()
+    pairs = zip(final.predicted, test_labels, strict=True)
+    right = [said == label for (said, label), counts in zip(pairs, known, strict=True) if counts]
+    confidence = [value for value, counts in zip(final.probability, known, strict=True) if counts]
+    found = [threshold_for(precision, confidence, right) for precision in PRECISIONS]
+    return {
+        "calibration_error": calibration_error(reliability_table(confidence, right)),
+        "thresholds": [asdict(threshold) for threshold in found if threshold is not None],
+    }
 
 
 def look_ahead(

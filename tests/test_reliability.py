@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from nbhelpers.errors import EvaluationError
 from nbhelpers.evaluation import accuracy_interval
-from nbhelpers.reliability import MOST_BINS, TEXTS_PER_BIN, calibration_error, reliability_table
+from nbhelpers.reliability import MOST_BINS, TEXTS_PER_BIN, calibration_error, reliability_table, threshold_for
 
 
 def test_bins_hold_equally_many_texts_in_order_of_confidence() -> None:
@@ -64,3 +64,42 @@ def test_what_is_told_in_place_of_the_confidence_leaves_the_bins_as_they_are() -
     assert table["texts"].tolist() == [15, 15]
     assert table["confidence"].tolist() == pytest.approx([0.5, 0.7])
     assert calibration_error(table) == pytest.approx((0.3 + 0.1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "confidence", "decided", "right"),
+    [
+        (0.9, 0.8, 2, 2),
+        (0.75, 0.6, 4, 3),  # 3 of the 4 first are right; the wrong one among them does not matter
+        (0.6, 0.5, 5, 3),
+    ],
+)
+def test_a_threshold_decides_as_many_texts_as_the_precision_allows(
+    wanted: float, confidence: float, decided: int, right: int
+) -> None:
+    found = threshold_for(wanted, [0.6, 0.9, 0.7, 0.8, 0.5], [True, True, False, True, False])
+    assert found is not None
+    assert (found.confidence, found.decided, found.precision) == (confidence, decided, right / decided)
+    assert (found.precision_low, found.precision_high) == accuracy_interval(right, decided)
+    assert found.undecided_share == pytest.approx(1 - decided / 5)
+
+
+def test_texts_of_one_confidence_are_decided_together_or_not_at_all() -> None:
+    assert threshold_for(0.9, [0.8, 0.8, 0.8], [True, True, False]) is None
+    found = threshold_for(0.6, [0.8, 0.8, 0.8], [True, True, False])
+    assert found is not None
+    assert found.decided == 3
+
+
+def test_a_precision_that_nothing_gives_has_no_threshold() -> None:
+    assert threshold_for(0.9, [0.9, 0.8], [False, True]) is None
+    assert threshold_for(0.9, [], []) is None
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), st.floats(0.1, 1))
+def test_the_texts_above_a_threshold_have_the_precision(given: list[tuple[float, bool]], wanted: float) -> None:
+    found = threshold_for(wanted, *zip(*given, strict=True))
+    if found is not None:
+        above = [right for confidence, right in given if confidence >= found.confidence]
+        assert len(above) == found.decided
+        assert sum(above) >= wanted * len(above)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from chat_server import ChatServer, keyword_labeller, shown_text
-from runs_made import LABELLER, WORDS, WordFits, dataset, prepare, texts_of, write_rows
+from runs_made import LABELLER, SURE, WORDS, WordFits, dataset, prepare, texts_of, write_rows
 from tiny_models import tiny_bert
 
 from nbhelpers import batches, iteration
@@ -625,6 +625,17 @@ def test_report_json_is_there_after_every_iteration(start: Start, server: ChatSe
     assert {"python", "torch", "transformers", "nbhelpers"} <= report["versions"].keys()
     assert report["config"]["training"]["train_set_size"] == 20
     assert list(rounds.table().index) == [1, 2, 3]
+
+
+def test_the_report_says_what_the_probabilities_are_worth(start: Start, fits: WordFits, run: RunFolder) -> None:
+    fits.blind = [{"rain"}]
+    rounds = start(training={"max_iters": 1})
+    rounds.step()
+    wrong = sum(text.startswith("rain") for text in read_test_labels(run)["text"])
+    assert 0 < wrong < 40
+    confidence = report_of(run)["confidence"]
+    assert confidence["calibration_error"] == pytest.approx(abs((40 - wrong) / 40 - SURE))
+    assert confidence["thresholds"] == []  # sure of the wrong ones as of the others
 
 
 def test_the_cost_follows_from_the_prices(start: Start, server: ChatServer, fits: WordFits) -> None:
