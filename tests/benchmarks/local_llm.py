@@ -3,36 +3,27 @@
     python tests/benchmarks/local_llm.py --data FOLDER [FOLDER ...]
 
 A folder holds data.jsonl (text) and task.json (task, classes with name and description). The prefill rate is that of
-plain forward passes over the same texts, each with its class names, in padded rows of as many tokens a pass, and with
-no rules before them. In labelling only tokens count that must be computed: of each prompt what follows the beginning
-that all share, the class names, and that beginning once; making the prompts and looking back at the rules are in its
-time. The two take turns, and the median of the shares counts; the limit is 70 %.
+plain forward passes over as many tokens a pass, with nothing before them. In labelling only tokens count that must be
+computed: of each prompt what follows the beginning that all share, the class names, and that beginning once; making the
+prompts and looking back at the rules are in its time. The two take turns, and the median of the shares counts; the
+limit is 70 %.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
 
 from nbhelpers.labeling import LabelPrompt
-from nbhelpers.local_llm import ANSWER_START, BATCH_TOKENS, LocalLLM, _common_prefix
+from nbhelpers.local_llm import ANSWER_START, BATCH_TOKENS, LocalLLM, _batches, _common_prefix
 from nbhelpers.prompt_files import LABEL_PROMPT, load_prompt
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 LIMIT = 0.7
-
-
-def padded_rows(lengths: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Rows and columns of passes over sequences of these lengths, each pass of at most BATCH_TOKENS."""
-    waiting = sorted(lengths, reverse=True)
-    while waiting:
-        rows = max(1, BATCH_TOKENS // waiting[0])
-        yield len(waiting[:rows]), waiting[0]
-        waiting = waiting[rows:]
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -56,12 +47,12 @@ def measure(data: Path, model: str = MODEL, *, texts: int = 200, repeats: int = 
     prompts, _ = llm._fit(chosen, prompt.render, ANSWER_START, llm._context() - fed - 1)
     shared = _common_prefix(min(prompts), max(prompts))
     lengths = [len(ids) - shared + fed for ids in prompts]
-    passes = list(padded_rows(lengths))
+    passes = [sum(lengths[i] for i in batch) for batch in _batches(lengths, 0, BATCH_TOKENS)]
 
     def read() -> None:
         with torch.inference_mode():
-            for rows, columns in passes:
-                network(input_ids=torch.randint(1000, (rows, columns)), use_cache=False, logits_to_keep=1)
+            for tokens in passes:
+                network(input_ids=torch.randint(1000, (1, tokens)), use_cache=False, logits_to_keep=1)
 
     def label() -> None:
         for _ in llm.score_classes(chosen, classes, prompt.render):
@@ -69,10 +60,10 @@ def measure(data: Path, model: str = MODEL, *, texts: int = 200, repeats: int = 
 
     read()
     pairs = [(seconds(read), seconds(label)) for _ in range(repeats)]
-    tokens, needed = sum(rows * columns for rows, columns in passes), shared + sum(lengths)
-    share = median((needed / labelling) / (tokens / reading) for reading, labelling in pairs)
+    needed, plain = shared + sum(lengths), sum(lengths)
+    share = median((needed / labelling) / (plain / reading) for reading, labelling in pairs)
     reading, labelling = (median(column) for column in zip(*pairs, strict=True))
-    said = f"{len(chosen) / labelling:.1f} texts/s, {needed / labelling:.0f} of {tokens / reading:.0f} tokens/s"
+    said = f"{len(chosen) / labelling:.1f} texts/s, {needed / labelling:.0f} of {plain / reading:.0f} tokens/s"
     return share, said
 
 
