@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import textwrap
 import threading
 import unicodedata
@@ -36,6 +37,8 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo", "|||", "+++", "---", "**", "OO")
 INK, MIDDLE, PALE, FAILED, LIMIT = "#22303c", "#5f6f7f", "#c9d1d9", "#9a9a9a", "#a4133c"  # none is a class's
 GRID = "#e3e7eb"
+# What these and white become on a dark page:
+DARK = {INK: "#e4eaef", MIDDLE: "#a3b1bd", PALE: "#5b6b78", LIMIT: "#ff8fa8", GRID: "#2e3a44", "#ffffff": "#12181d"}
 ROOMY = 13  # rows that have room for two lines: 12 classes and the failed ones
 
 STYLE: dict[str, Any] = {
@@ -168,6 +171,14 @@ def svg_bytes(drawn: Figure | Axes, title: str) -> bytes:
     attributes, end, content = body.partition(">")
     words = f"\n <title>{escape(title)}</title>\n <desc>{escape(alt_text(drawn))}</desc>"
     return f'{head}{start}role="img" {attributes}{end}{words}{content}'.encode()
+
+
+def for_dark_page(svg: bytes) -> bytes | None:
+    """The SVG in light ink on dark paper, where each class keeps its colour; None for one that holds pixels."""
+    if b"<image" in svg:
+        return None
+    text = re.sub("|".join(DARK), lambda found: DARK[found[0].lower()], svg.decode("utf-8"), flags=re.IGNORECASE)
+    return text.encode()
 
 
 def _picture(drawn: Figure | Axes) -> Picture:

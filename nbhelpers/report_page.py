@@ -24,7 +24,7 @@ from nbhelpers import page_words, plots
 from nbhelpers.config import Config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
-from nbhelpers.pictures import alt_text, class_looks, png_bytes, svg_bytes
+from nbhelpers.pictures import alt_text, class_looks, for_dark_page, png_bytes, svg_bytes
 from nbhelpers.reliability import reliability_table
 from nbhelpers.rules import read_rules
 from nbhelpers.run_folder import RunFolder, write_text
@@ -249,15 +249,21 @@ def _costs(facts: Facts) -> list[dict[str, Any]]:
 
 
 def _figure(drawn: Figure | Axes) -> dict[str, Any]:
-    """A picture as an `img` takes it, at its size in CSS pixels."""
-    kind, content = "svg+xml", svg_bytes(drawn, "")
-    if len(content) > LARGEST_SVG:
-        kind, content = "png", png_bytes(drawn, dpi=150)
+    """A picture as an `img` takes it, at its size in CSS pixels; without a dark one, the page inverts the light one."""
+    svg = svg_bytes(drawn, "")
+    if len(svg) > LARGEST_SVG:
+        light, dark = _data("png", png_bytes(drawn, dpi=150)), None
+    else:
+        light, inverse = _data("svg+xml", svg), for_dark_page(svg)
+        dark = None if inverse is None else _data("svg+xml", inverse)
     figure = drawn.get_figure(root=True) if isinstance(drawn, Axes) else drawn
     assert isinstance(figure, Figure)
     width, height = (round(inches * 96) for inches in figure.get_size_inches())
-    source = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-    return {"src": source, "alt": alt_text(drawn), "width": width, "height": height}
+    return {"light": light, "dark": dark, "alt": alt_text(drawn), "width": width, "height": height}
+
+
+def _data(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def _sha256(path: Any) -> str:

@@ -109,3 +109,23 @@ def test_words_name_twelve_and_count_the_rest() -> None:
     assert pictures.listed(pairs[:2]) == "class 0 0; class 1 1."
     assert pictures.listed(pairs).endswith("; class 11 11; and 2 more.")
     assert pictures.listed([]) == "no class."
+
+
+def test_on_a_dark_page_ink_and_paper_change_places_and_classes_keep_their_colours() -> None:
+    with pictures.style():
+        _, (ax,) = pictures.new_picture(3, 2)
+        pictures.class_bars(ax, ["a", "b"], [1, 2])
+        ax.set_title("T")
+    light = pictures.svg_bytes(ax, "t")
+    dark = pictures.for_dark_page(light)
+    assert dark is not None
+    before, after = light.decode().lower(), dark.decode().lower()
+    for old, new in ((pictures.INK, "#e4eaef"), ("#ffffff", "#12181d")):
+        assert after.count(new) == before.count(old) > 0
+        assert old not in after
+    blue = pictures.COLOURS[0].lower()
+    assert after.count(blue) == before.count(blue) > 0
+
+
+def test_a_picture_of_pixels_has_no_dark_twin() -> None:
+    assert pictures.for_dark_page(pictures.svg_bytes(drawn(), "t")) is None

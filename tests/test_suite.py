@@ -133,6 +133,11 @@ def test_all_notebooks_from_texts_to_predictions(
             "classifier": sum(counts) - labelled(server) + 30,
         }
 
+        page = (case.output / "report.html").read_text("utf-8")
+        assert f"{report['final']['classifier']}, fine-tuned from" in page
+        assert SECRET not in page
+        assert "library_name: transformers" in (case.final() / "README.md").read_text("utf-8")
+
         plain = pipeline("text-classification", model=str(case.final()), device="cpu")
         for row in predictions.head(5).itertuples():
             assert plain(row.text)[0]["label"] == row.predicted_label

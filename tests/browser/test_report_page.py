@@ -64,4 +64,5 @@ def test_it_prints_in_dark_ink_whatever_the_theme(opened: Callable[..., Page]) -
     page.emulate_media(media="print", color_scheme="dark")
     colours = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]")
     assert colours == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
-    assert page.evaluate("getComputedStyle(document.images[0]).filter") == "none"
+    assert page.evaluate("getComputedStyle(document.querySelector('.inverted')).filter") == "none"
+    assert page.evaluate("[...document.images].every(image => image.currentSrc === image.src)")
