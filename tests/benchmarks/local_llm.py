@@ -14,8 +14,8 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
 
+import numpy as np
 import torch
 
 from nbhelpers.labeling import LabelPrompt
@@ -61,8 +61,8 @@ def measure(data: Path, model: str = MODEL, *, texts: int = 200, repeats: int = 
     read()
     pairs = [(seconds(read), seconds(label)) for _ in range(repeats)]
     needed, plain = shared + sum(lengths), sum(lengths)
-    share = median((needed / labelling) / (plain / reading) for reading, labelling in pairs)
-    reading, labelling = (median(column) for column in zip(*pairs, strict=True))
+    share = float(np.median([(needed / labelling) / (plain / reading) for reading, labelling in pairs]))
+    reading, labelling = np.median(pairs, axis=0)
     said = f"{len(chosen) / labelling:.1f} texts/s, {needed / labelling:.0f} of {plain / reading:.0f} tokens/s"
     return share, said
 
