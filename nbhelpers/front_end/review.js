@@ -3,19 +3,27 @@
 
 const ONE_DIGIT = 9; // so many classes have a digit each; more are found by number or name
 const PATIENCE_MS = 3000;
-const NO_ANSWER =
-  "No answer from the kernel yet. If it is busy with another cell, wait; if it was restarted, run this cell again.";
+const NO_ANSWER = "No answer from the kernel yet. If it is busy with another cell, it answers after that.";
+const NO_KERNEL = "The kernel was restarted. Run this cell again: what you decided is stored, and it goes on from there.";
 
 function render({ model, el }) {
   // JupyterLab has shortcuts on single keys: 1 would make the cell a heading. They are off in here.
   const root = make("section", { class: "nbh-review", tabindex: "-1", "data-lm-suppress-shortcuts": "true" });
   const status = make("p", { class: "nbh-status", role: "status" });
   let unanswered = null;
+  let next = null; // the last thing done while an answer is out
 
   function send(message) {
-    if (unanswered !== null) return;
+    if (unanswered !== null) {
+      if (message.do !== "choose") next = message; // a class is only chosen for a text that is in view
+      return;
+    }
     unanswered = setTimeout(() => (status.textContent = NO_ANSWER), PATIENCE_MS);
-    model.send(message);
+    try {
+      model.send(message);
+    } catch {
+      status.textContent = NO_KERNEL;
+    }
   }
 
   const update = model.get("view").kind === "queue" ? queue(root, status, send) : matrix(root, status, send);
@@ -28,6 +36,11 @@ function render({ model, el }) {
     update(view);
     status.textContent = view.said;
     status.classList.toggle("nbh-failed", view.failed);
+    if (next !== null) {
+      const message = next;
+      next = null;
+      send(message);
+    }
   }
 
   model.on("change:view", show);
@@ -159,7 +172,7 @@ function matrix(root, status, send) {
     const names = view.classes;
     table.classList.toggle("nbh-many", names.length > 6);
     const head = names.map((name) => make("th", { scope: "col", title: name }, make("span", {}, name)));
-    table.append(make("thead", {}, make("tr", {}, make("td"), ...head, make("th", { scope: "col" }, "n"))));
+    table.append(make("thead", {}, make("tr", {}, make("td"), ...head, make("th", { class: "nbh-n" }, "n"))));
     cells = names.map((_, row) => names.map((_, column) => make("td", { tabindex: "-1", "data-at": `${row} ${column}` })));
     const rows = names.map((name, row) =>
       make("tr", {}, make("th", { scope: "row", title: name }, make("span", {}, name)), ...cells[row], make("td", { class: "nbh-n" })),
