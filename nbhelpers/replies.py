@@ -200,18 +200,22 @@ def _holds_label_line(text: str) -> bool:
 
 
 def _json_values(answer: str) -> list[object] | None:
-    """The values of a JSON object, None if the answer is none; pairs, as an object may name a property twice."""
+    """The values of a JSON object that may be its label, None if the answer is no object."""
     if not answer.startswith("{"):
         return None
     try:
         pairs = json.loads(answer, object_pairs_hook=_Pairs)
     except (ValueError, RecursionError):
         return None
-    return [value for _, value in pairs] if isinstance(pairs, _Pairs) else None
+    if not isinstance(pairs, _Pairs):
+        return None
+    if sorted(name for name, _ in pairs) == ["label", "reason"]:  # as asked for; a reason may well be a class's name
+        return [value for name, value in pairs if name == "label"]
+    return [value for _, value in pairs]
 
 
 class _Pairs(list[tuple[str, object]]):
-    pass
+    """The properties of an object, which may hold one twice."""
 
 
 def _as_text(value: object) -> str | None:

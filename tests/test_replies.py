@@ -79,6 +79,8 @@ SENTIMENT = ["negative", "positive", "neutral"]
         ('{"label": 1}', "positive"),
         ('{"label": "positive", "confidence": 2}', "positive"),
         ('{"label": "positive", "final": "positive"}', "positive"),
+        ('{"reason": "negative", "label": "positive"}', "positive"),
+        ('{"label": "1. positive", "reason": "0"}', "positive"),
     ],
 )
 def test_reads_a_stated_label(reply: str, label: str) -> None:
@@ -129,6 +131,7 @@ def test_reads_a_stated_label(reply: str, label: str) -> None:
         ("<think>Final label: positive</think>", "no answer after the reasoning"),
         ('{"label": "positive", "other": "negative"}', "more than one class"),
         ('{"label": "positive", "label": "negative"}', "more than one class"),
+        ('{"reason": "positive", "label": "music"}', "names none of the classes"),
         ('{"label": ["positive"]}', "names none of the classes"),
         ('{"score": 1, "reason": "praise"}', "names none of the classes"),
         ('{"reason": "positive words"}', "names none of the classes"),
