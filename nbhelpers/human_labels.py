@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nbhelpers.audit import TruthEstimate, draw_audit, support_claim, truth_interval
+from nbhelpers.audit import Support, TruthEstimate, draw_audit, support_claim, truth_interval
 from nbhelpers.config import Config
 from nbhelpers.encodings import listed
 from nbhelpers.errors import ConfigError
@@ -78,10 +78,32 @@ def random_labels(test_ids: Sequence[str], *, config: Config, run: RunFolder, st
         test_ids: the test set, in the order of its draw.
         config, run, store: the seed of the audit's draw; where people's labels are.
     """
+    people, support = supported(test_ids, config=config, run=run, store=store)
+    return {name: people.labels[name] for name in support.claim}
+
+
+def supported(
+    test_ids: Sequence[str], *, config: Config, run: RunFolder, store: LabelStore
+) -> tuple[HumanLabels, Support]:
+    """All labels by people, and which of them support a claim about the truth; arguments as in `random_labels`."""
     people, test = human_labels(config, run, store), set(test_ids)
-    given = {chunk_id: label for chunk_id, label in people.labels.items() if chunk_id in test}
     order = draw_audit(test_ids, len(test_ids), config.system.seed)
-    return {name: given[name] for name in support_claim(order, given, declared=people.declared & test).claim}
+    return people, support_claim(order, people.labels, declared=people.declared & test)
+
+
+def tell_support(people: HumanLabels, support: Support) -> list[str]:
+    """How many labels by people say how accurate the classifier is, and why the others do not; nothing without any."""
+    sentences = [f"path.human_labels: {problem}" for problem in people.problems]
+    if people.labels:
+        parts = [f"{len(support.claim)} of test texts drawn at random, which say how right the LLM and classifier are"]
+        if support.after_gap:
+            parts.append(
+                f"{len(support.after_gap)} of test texts picked or after one left out, which say nothing of it"
+            )
+        if support.chosen:
+            parts.append(f"{len(support.chosen)} of other texts, which say nothing of it and may be trained on")
+        sentences.append(f"Labels by people: {'; '.join(parts)}.")
+    return sentences
 
 
 def read_human_labels(

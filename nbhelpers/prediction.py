@@ -18,6 +18,7 @@ from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ConfigError, RunFolderError
 from nbhelpers.evaluation import accuracy_interval
+from nbhelpers.human_labels import human_labels
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
 from nbhelpers.lock import one_step
@@ -162,7 +163,7 @@ def _predict_all(config: Config, run: RunFolder, store: LabelStore) -> pd.DataFr
         }
     )
     predicted["llm_label"] = predicted["chunk_id"].map(_llm_labels(run)).astype(object)
-    human = predicted["chunk_id"].map(store.human_labels()).astype(object)
+    human = predicted["chunk_id"].map(human_labels(config, run, store).labels).astype(object)
     predicted["label"] = human.fillna(predicted["llm_label"]).fillna(predicted["predicted_label"])
     predicted["label_source"] = np.where(
         human.notna(), "human", np.where(predicted["llm_label"].notna(), "LLM", "classifier")

@@ -22,7 +22,7 @@ from nbhelpers.classifier import Classifier, describe_balance
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
 from nbhelpers.evaluation import lower_bound
-from nbhelpers.human_labels import accuracy_against_people, human_labels
+from nbhelpers.human_labels import accuracy_against_people, human_labels, supported, tell_support
 from nbhelpers.iteration import Iteration, find_better, measure, train
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks, read_test_labels
@@ -148,7 +148,9 @@ class Rounds:
 
     def notes(self) -> list[str]:
         """Plain warnings that belong beside the figures."""
-        return [*self._notes, *warnings(self.test, self.pool, config=self.config, store=self.store)]
+        ids = self.test["chunk_id"].tolist()
+        people = tell_support(*supported(ids, config=self.config, run=self.run, store=self.store))
+        return [*self._notes, *warnings(self.test, self.pool, config=self.config, store=self.store), *people]
 
     def report(self) -> dict[str, Any]:
         """The content of report.json as things stand."""

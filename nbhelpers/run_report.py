@@ -12,9 +12,11 @@ from nbhelpers.agreement import read_comparison
 from nbhelpers.audit import TruthEstimate
 from nbhelpers.config import Config
 from nbhelpers.evaluation import texts_to_hold, what_can_be_shown
+from nbhelpers.human_labels import supported
 from nbhelpers.ingest import count_ingest
 from nbhelpers.iteration import Iteration
 from nbhelpers.label_store import LabelStore
+from nbhelpers.labeling import read_test_labels
 from nbhelpers.learning_curve import Outlook, extrapolate
 from nbhelpers.llms import usage
 from nbhelpers.reliability import calibration_error, reliability_table, threshold_for
@@ -73,6 +75,9 @@ def report_content(
         report["final"] = {"classifier": f"classifier_{final['iteration']}", **figures}
         report["confidence"] = confidence_part(done[-1], test["label"])
         report["truth"] = None if truth is None else asdict(truth)
+        test_ids = read_test_labels(run)["chunk_id"].tolist()
+        people, support = supported(test_ids, config=config, run=run, store=store)
+        report["human_labels"] = {**support._asdict(), "left_out": people.problems} if people.labels else None
         if final["looks"] is not None:
             report["claim"] = {"lower_bound": final["lower_bound"], "confidence": 0.95, "looks": final["looks"]}
     return report

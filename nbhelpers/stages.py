@@ -106,6 +106,7 @@ def _predict_inputs(config: Config, run: RunFolder) -> dict[str, str]:
         "test_labels": _file(run.test_labels),
         "train_labels": _file(run.train_labels),
         "human_labels": _human_labels(run),
+        "human_labels_file": _file(config.path.human_labels),
         "truth": _file(config.path.truth),
         "report": _hash([_report(run).get(key) for key in ("claim", "truth", "notes", "target")]),
         "extras": _hash([_file(repository_root() / name) for name in config.meta_datagen.meta_datagen_extras]),

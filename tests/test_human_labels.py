@@ -15,6 +15,7 @@ from nbhelpers.errors import ConfigError
 from nbhelpers.human_labels import human_labels, read_human_labels
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
+from nbhelpers.prediction import predict_all
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder
 
@@ -140,7 +141,9 @@ def prepared(
 
 
 def test_without_labels_of_people_nothing_is_claimed_about_the_truth(prepared: Callable[..., Rounds]) -> None:
-    assert prepared().run_until_done()["truth"] is None
+    report = prepared().run_until_done()
+    assert (report["truth"], report["human_labels"]) == (None, None)
+    assert not any("by people" in note for note in report["notes"])
 
 
 def test_a_random_audit_gives_an_interval_for_the_truth_and_changes_no_test_label(
@@ -170,12 +173,26 @@ def test_labels_that_somebody_picked_support_no_claim(
     order = draw_audit(read_test_labels(run)["chunk_id"].tolist(), 1, seed=0)
     rows = rows[~test["chunk_id"].isin(order)]  # the first one of the draw is missing
     rows.to_csv(file, index=False)
-    assert prepared(human_labels=str(file)).run_until_done()["truth"] is None
-    rows.assign(drawn="random").to_csv(file, index=False)
-    assert prepared(human_labels=str(file)).run_until_done()["truth"]["m"] == len(rows)
+    report = prepared(human_labels=str(file)).run_until_done()
+    assert report["truth"] is None
+    assert (report["human_labels"]["claim"], len(report["human_labels"]["after_gap"])) == ([], len(rows))
+    rows = rows.assign(drawn="random")
+    other = {"text": prepared().pool.chunks["text"].iloc[0], "label": "sports", "drawn": "random"}
+    bad = {"text": "no such text", "label": "sports", "drawn": "random"}
+    pd.concat([rows, pd.DataFrame([other, bad])]).to_csv(file, index=False)
+    report = prepared(human_labels=str(file)).run_until_done()
+    assert report["truth"]["m"] == len(rows)
+    told = report["human_labels"]
+    assert (len(told["claim"]), told["after_gap"], len(told["chosen"])) == (len(rows), [], 1)
+    assert told["left_out"] == [f"row {len(rows) + 3} left out, no text has this text: 'no such text'."]
+    assert report["notes"][-2] == f"path.human_labels: {told['left_out'][0]}"
+    assert report["notes"][-1] == (
+        f"Labels by people: {len(rows)} of test texts drawn at random, which say how right the LLM and classifier are; "
+        "1 of other texts, which say nothing of it and may be trained on."
+    )
 
 
-def test_a_file_of_labels_outranks_the_llm_in_training(
+def test_a_file_of_labels_outranks_the_llm_in_training_and_in_the_predictions(
     prepared: Callable[..., Rounds], run: RunFolder, store: LabelStore, tmp_path: Path
 ) -> None:
     prepared()
@@ -187,5 +204,9 @@ def test_a_file_of_labels_outranks_the_llm_in_training(
     labels = rounds.final.labels
     assert set(labels["source"]) == {"human"}
     assert labels["label"].tolist() == [right(text) for text in labels["text"]]
+    rounds.run_until_done()
+    predictions = predict_all(rounds.config, run, store)
+    assert set(predictions["label_source"]) == {"human"}
+    assert predictions["label"].tolist() == [right(text) for text in predictions["text"]]
     store.set_human_label(labels["chunk_id"][0], "weather")
     assert human_labels(rounds.config, run, store).labels[labels["chunk_id"][0]] == "weather"
