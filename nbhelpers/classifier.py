@@ -5,8 +5,10 @@ What is saved is a plain `AutoModelForSequenceClassification` folder with its to
 are other modules' questions. torch and transformers are imported when they are used, not before.
 
 Source: enough steps for few labels, warm-up as a share of them, AdamW with bias correction, after Mosbach et al. 2021
-(arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987). The loop is our own: as fast as transformers' Trainer here,
-and shorter than what that needs to be quiet, weight classes and train the head faster than the encoder.
+(arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987); beside the cross-entropy a supervised contrastive loss on
+what the last layer reads, after Gunel et al. 2021 (arXiv:2011.01403) and Khosla et al. 2020 (arXiv:2004.11362). The loop
+is our own: faster than transformers' Trainer on a CPU, and shorter than what that needs to be quiet, take soft targets
+and train the head faster than the encoder. What was tried and lost stands in tests/benchmarks/few_labels.py.
 """
 
 from __future__ import annotations

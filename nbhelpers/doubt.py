@@ -59,6 +59,38 @@ def doubt(
     return _examine(features, labels, confidence, classes, seed)[1]
 
 
+def soft_targets(
+    features: np.ndarray[Any, Any],
+    labels: Sequence[str],
+    confidence: Sequence[float | None] | Floats,
+    *,
+    classes: Sequence[str],
+    seed: int,
+    certain: Sequence[bool] | Truths | None = None,
+) -> Floats:
+    """What to train on in place of bare labels: each label as far as it is believed, the rest as the classifier thinks.
+
+    Args:
+        features, labels, confidence, classes, seed: as in `doubt`.
+        certain: n, which labels are beyond doubt, such as a person's; None: none is.
+    Returns:
+        (n, classes); a row sums to 1. Example: label "a" in doubt by 0.2 -> 0.8 for "a", 0.2 shared out to the others.
+    Raises:
+        ClassifierError: as in `doubt`.
+    """
+    proba, doubts = _examine(features, labels, confidence, classes, seed)
+    if certain is not None:
+        doubts = np.where(np.asarray(certain, dtype=bool), 0.0, doubts)
+    rows, given = np.arange(len(doubts)), _places(labels, classes)
+    targets = proba.copy()
+    targets[rows, given] = 0.0
+    others = targets.sum(axis=1, keepdims=True)
+    targets = np.divide(targets, others, out=np.full_like(targets, 1 / max(1, len(classes) - 1)), where=others > 0)
+    targets *= doubts[:, None]
+    targets[rows, given] = 1.0 - doubts
+    return targets
+
+
 def large_quota(labels: int, share: float) -> int:
     """How many of so many labels the large LLM may give. Example: 10 labels, 0.25 -> 2."""
     return int(share * labels + 1e-9)  # 0.29 * 100 is 28.999...

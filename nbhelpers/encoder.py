@@ -101,6 +101,14 @@ def padded(tokenizer: Any, tokens: list[list[int]], device: Any) -> Any:
     return tokenizer.pad({"input_ids": tokens}, return_tensors="pt").to(device)
 
 
+def output_layer(model: Any) -> torch.nn.Linear:
+    """The last layer of a sequence classifier: what it reads is the text's representation, what it gives the logits."""
+    import torch
+
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    return next(layer for layer in reversed(layers) if layer.out_features == model.config.num_labels)
+
+
 def best_device() -> torch.device:
     """The GPU where there is one."""
     import torch
