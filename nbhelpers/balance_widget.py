@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nbhelpers.classifier import describe_balance
+from nbhelpers.training import describe_balance
 from nbhelpers.config_file import save_value
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.rounds import Rounds

@@ -88,7 +88,7 @@ def soft_targets(
     targets = np.divide(targets, others, out=np.full_like(targets, 1 / max(1, len(classes) - 1)), where=others > 0)
     targets *= doubts[:, None]
     targets[rows, given] = 1.0 - doubts
-    return targets
+    return np.asarray(targets, dtype=np.float64)
 
 
 def large_quota(labels: int, share: float) -> int:

@@ -18,11 +18,11 @@ import numpy as np
 import pandas as pd
 
 from nbhelpers import encoder
-from nbhelpers.classifier import TrainingSettings
 from nbhelpers.errors import RunFolderError
 from nbhelpers.models import find_model
 from nbhelpers.progress import progress_bar
 from nbhelpers.run_folder import RunFolder, write_table
+from nbhelpers.training import TrainingSettings
 
 CACHE = "features.parquet"
 MAX_TOKENS = TrainingSettings.train_tokens  # of a text, as in training

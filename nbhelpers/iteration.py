@@ -13,13 +13,14 @@ from typing import Any
 
 import pandas as pd
 
-from nbhelpers.classifier import Classifier, TrainingSettings, fit
+from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ClassifierError, ConfigError
 from nbhelpers.evaluation import Evaluation, clearly_better, evaluate
 from nbhelpers.models import find_model
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
+from nbhelpers.training import TrainingSettings, fit
 
 MADE_FROM = ("dataset", "base_model", "classes", "settings")  # what decides a classifier, in its `training`
 DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]

@@ -141,7 +141,7 @@ def class_balance(tables: Mapping[str, pd.DataFrame], *, chosen: str) -> Figure:
     """Texts by class in the train set, and how much one text of each class counts under every choice of `balance`.
 
     Args:
-        tables: for "none", "weights" and "auto" what classifier.describe_balance returns: class, texts, share, weight.
+        tables: for "none", "weights" and "auto" what training.describe_balance returns: class, texts, share, weight.
         chosen: the config's value, marked in the legend.
     """
     first = next(iter(tables.values()))

@@ -18,7 +18,7 @@ import pandas as pd
 from nbhelpers.audit import TruthEstimate
 from nbhelpers.batches import open_batches, pool_shares, settle_labels, why_chosen
 from nbhelpers.cascade import examine_labels
-from nbhelpers.classifier import Classifier, describe_balance
+from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
 from nbhelpers.evaluation import lower_bound
@@ -36,6 +36,7 @@ from nbhelpers.run_report import look_ahead, report_content, warnings
 from nbhelpers.selection import random_order
 from nbhelpers.stopping import converged, target_reached, worth_a_look
 from nbhelpers.test_set import Pool, open_pool
+from nbhelpers.training import describe_balance
 
 SAMPLE = 300  # pool texts whose predictions show whether the classifier still changes
 TABLE_COLUMNS = [

@@ -15,7 +15,7 @@ from runs_made import LABELLER, SURE, UNSURE, WORDS, WordClassifier, WordFits, p
 from tiny_models import tiny_bert
 
 from nbhelpers import iteration, prediction
-from nbhelpers.classifier import Classifier, TrainingSettings
+from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ConfigError, RunFolderError
 from nbhelpers.label_store import LabelStore
@@ -23,6 +23,7 @@ from nbhelpers.labeling import read_test_labels, write_test_labels
 from nbhelpers.prediction import compare_with_truth, final_classifier, how_good, predict_all
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder, write_json
+from nbhelpers.training import TrainingSettings
 
 MakeConfig = Callable[..., Config]
 CLASSES = ["sports", "politics", "weather"]

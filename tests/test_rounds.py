@@ -16,7 +16,7 @@ from runs_made import LABELLER, SURE, WORDS, WordFits, dataset, prepare, texts_o
 from tiny_models import tiny_bert
 
 from nbhelpers import batches, iteration
-from nbhelpers.classifier import Classifier, TrainingSettings
+from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ConfigError, RunFolderError
 from nbhelpers.label_store import LabelStore
@@ -24,7 +24,12 @@ from nbhelpers.labeling import read_test_labels, write_test_labels
 from nbhelpers.looks import looks_taken
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder
+<<<<<<< HEAD
 from nbhelpers.selection import random_part, validation_share
+=======
+from nbhelpers.selection import validation_share
+from nbhelpers.training import TrainingSettings
+>>>>>>> 247ebd1 (wip: training in a module of its own)
 
 MakeConfig = Callable[..., Config]
 Start = Callable[..., Rounds]

@@ -117,7 +117,7 @@ class Case:
         """Figures on the test split of a classifier that is trained on the chosen texts."""
         known, rare = self.train(chosen), self.classes[-1]
         if fine_tune:
-            from nbhelpers.classifier import TrainingSettings, fit
+            from nbhelpers.training import TrainingSettings, fit
             from nbhelpers.models import find_model
 
             settings = TrainingSettings(seed=self.seed, balance=balance)

@@ -1,0 +1,269 @@
+"""Labelled texts -> a classifier: fine-tuning for few labels on a CPU, or on a GPU if there is one.
+
+It trains what is saved: the whole encoder but for its table of words, and the head that plain transformers will read.
+Which texts are labelled, and how good the result is, are other modules' questions. torch is imported when it is used.
+
+Source: enough steps for few labels, warm-up as a share of them, AdamW with bias correction, after Mosbach et al. 2021
+(arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987); beside the cross-entropy a supervised contrastive loss on
+what the last layer reads, Gunel et al. 2021 (arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362). The loop is
+our own: faster than transformers' Trainer on a CPU, and shorter than what that needs to be quiet, take soft targets and
+train the head faster than the encoder. What was tried and lost stands in tests/benchmarks/few_labels.py.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from nbhelpers import encoder
+from nbhelpers.classifier import Classifier, Progress
+from nbhelpers.errors import ClassifierError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+RECIPE = 4  # raise it when equal settings would train a different classifier than before
+RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
+IMBALANCED = 3  # `balance: auto` weights classes from this ratio of the most to the least frequent
+CLOSENESS = 0.1  # the contrastive loss's temperature
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a classifier is trained. Equal settings, texts and threads give the same classifier on the same machine.
+
+    Training takes `epochs` passes over the texts, but not fewer than `min_steps` steps nor more than `max_steps`.
+    """
+
+    min_steps: int = 150
+    epochs: float = 3.0
+    max_steps: int = 3000
+    batch_size: int = 16
+    learning_rate: float | None = None  # None: by width, 1e-4 at 384 (MiniLM) and 5e-5 at 768 (DistilBERT)
+    head_learning_rate: float = 1e-3
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.01
+    contrast: float = 0.5  # weight of the contrastive loss
+    max_tokens: int = encoder.LONGEST  # of a text in prediction
+    train_tokens: int = 256  # of a text in training: its end costs more time than it teaches
+    batch_tokens: int = 2048  # long texts come in smaller batches, of 4 texts at least
+    seed: int = 0
+    balance: str = "auto"
+
+    def steps(self, texts: int) -> int:
+        """Optimizer steps for a train set of this many texts. Example: 40 -> 150, 1600 -> 300."""
+        return min(max(self.min_steps, round(self.epochs * -(-texts // self.batch_size))), self.max_steps)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides how a classifier is trained, JSON-safe; equals its `training["settings"]`."""
+        return {**asdict(self), "recipe": RECIPE}
+
+
+def fit(
+    texts: Sequence[str],
+    labels: Sequence[str],
+    *,
+    classes: Sequence[str],
+    base_model: Path | str,
+    settings: TrainingSettings,
+    targets: np.ndarray[Any, Any] | None = None,
+    progress: Progress | None = None,
+) -> Classifier:
+    """Fine-tune an encoder on labelled texts.
+
+    Args:
+        texts: the train set; only the first `settings.train_tokens` tokens of each are read.
+        labels: the class name of each text.
+        classes: every class, in order; some may have no text.
+        base_model: the folder of a transformers encoder, with its tokenizer.
+        settings: how; the seed is part of it. Random states outside are left as they were.
+        targets: (texts, classes), how likely each class is, where a label is not wholly believed (doubt.soft_targets);
+            a row sums to 1. None: the labels are.
+        progress: called with (steps done, steps in all) after every step.
+    Raises:
+        ClassifierError: no texts, a label that is no class, fewer than two classes, or a model that cannot be loaded.
+        ConfigError: an unknown `balance`.
+    """
+    import torch
+
+    _check(texts, labels, classes)
+    started = time.perf_counter()
+    place = {name: i for i, name in enumerate(classes)}
+    if targets is None:
+        targets = np.eye(len(classes))[[place[label] for label in labels]]
+    device = encoder.best_device()
+    low_precision = encoder.bfloat16_pays(device)
+    table = describe_balance({name: list(labels).count(name) for name in classes}, settings.balance)
+    with encoder.quiet(), torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        model, tokenizer = _new_model(base_model, classes)
+        tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
+        model.to(device).train()
+        model.get_input_embeddings().requires_grad_(False)  # few labels teach few words, and its updates take long
+        tokens = encoder.encode(tokenizer, texts, min(settings.train_tokens, tokenizer.model_max_length))
+        long = max(1, int(np.quantile([len(ids) for ids in tokens], 0.9)))
+        size = min(settings.batch_size, max(4, settings.batch_tokens // long))
+        steps = replace(settings, batch_size=size).steps(len(texts))
+        goals = torch.tensor(targets, dtype=torch.float32, device=device)
+        weights = torch.tensor(
+            table["weight"].fillna(0.0).to_numpy()[[place[label] for label in labels]],
+            dtype=torch.float32,
+            device=device,
+        )
+        optimizer = torch.optim.AdamW(_parameter_groups(model, settings), fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_then_down(steps, settings.warmup_ratio))
+        batches = _train_batches([len(ids) for ids in tokens], size, random.Random(settings.seed))
+        read: list[torch.Tensor] = []  # by the last layer
+        hook = encoder.output_layer(model).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        for step, rows in zip(range(1, steps + 1), batches, strict=False):
+            with encoder.autocast(device, low_precision):
+                logits = model(**encoder.padded(tokenizer, [tokens[row] for row in rows], device)).logits
+            losses = torch.nn.functional.cross_entropy(logits.float(), goals[rows], reduction="none")
+            contrast = _contrastive_loss(read.pop().float(), goals[rows].argmax(dim=1))
+            loss = (losses * weights[rows]).mean() + settings.contrast * contrast
+            loss.backward()  # type: ignore[no-untyped-call]
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            if progress is not None:
+                progress(step, steps)
+        hook.remove()
+        model.requires_grad_(True)
+    training = {
+        "settings": settings.fingerprint(),
+        "texts": len(texts),
+        "steps": steps,
+        "seconds": round(time.perf_counter() - started, 2),
+        "dtype": "bfloat16" if low_precision else "float32",
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": _version()},
+    }
+    return Classifier(list(classes), model.eval(), tokenizer, training)
+
+
+def describe_balance(counts: Mapping[str, int], balance: str) -> pd.DataFrame:
+    """What a choice of `balance` does to a train set; `fit` trains with these weights.
+
+    Args:
+        counts: texts of each class.
+        balance: "none" | "weights" (inverse to a class's texts, at most 5 times the most frequent class's weight) |
+            "auto" ("weights" if the most frequent class has at least 3 times the texts of the rarest one present).
+    Returns:
+        Columns class, texts, share, weight, in the order of `counts`. The mean weight of a text is 1; a class without
+        texts has none (NaN). Example: 90 and 10 texts with "weights" -> 0.64 and 3.21.
+    Raises:
+        ConfigError: an unknown `balance`.
+    """
+    if balance not in ("auto", "none", "weights"):
+        raise ConfigError(f"training.balance is {balance!r}: choose 'auto', 'none' or 'weights'.")
+    texts = np.array(list(counts.values()), dtype=float)
+    total, present = texts.sum(), texts > 0
+    weights = np.where(present, 1.0, np.nan)
+    if present.any():
+        most, least = texts.max(), texts[present].min()
+        if balance == "weights" or (balance == "auto" and most >= IMBALANCED * least):
+            raw = np.minimum(most / np.where(present, texts, 1.0), RAREST_WEIGHT)
+            weights *= raw * total / (raw * texts).sum()
+    shares = texts / total if total else texts
+    return pd.DataFrame({"class": list(counts), "texts": texts.astype(int), "share": shares, "weight": weights})
+
+
+def _check(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:
+    if len(texts) == 0:
+        raise ClassifierError("there are no labelled texts to train on: label some first.")
+    if len(texts) != len(labels):
+        raise ClassifierError(f"{len(texts)} texts and {len(labels)} labels: give one label a text.")
+    if len(classes) < 2 or len(set(classes)) < len(classes):
+        raise ClassifierError(f"the classes are {list(classes)}: give at least two, each once.")
+    unknown = set(labels) - set(classes)
+    if unknown:
+        raise ClassifierError(f"labels {sorted(map(str, unknown))} are not among the classes {list(classes)}.")
+
+
+def _new_model(base_model: Path | str, classes: Sequence[str]) -> tuple[Any, Any]:
+    config = encoder.load(
+        "AutoConfig",
+        base_model,
+        id2label=dict(enumerate(classes)),
+        label2id={name: i for i, name in enumerate(classes)},
+        problem_type="single_label_classification",
+    )
+    options = {"config": config, "dtype": "float32", "ignore_mismatched_sizes": True}  # it may have had another head
+    if encoder.best_device().type == "cpu":
+        options["attn_implementation"] = (
+            "eager"  # on the CPU its backward pass is a quarter to a third faster than sdpa's
+        )
+    return encoder.load("AutoModelForSequenceClassification", base_model, **options), encoder.load(
+        "AutoTokenizer", base_model
+    )
+
+
+def _contrastive_loss(read: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How far texts of one label are from one another, and how near to others, in a batch; 0 where no two are alike."""
+    import torch
+
+    unit = torch.nn.functional.normalize(read, dim=1)
+    near = unit @ unit.T / CLOSENESS
+    itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    logs = near - near.masked_fill(itself, torch.finfo(near.dtype).min).logsumexp(dim=1, keepdim=True)
+    alike = (labels[:, None] == labels[None, :]) & ~itself
+    partners = alike.sum(dim=1)
+    losses = -(logs * alike).sum(dim=1) / partners.clamp(min=1)
+    return losses.sum() / (partners > 0).sum().clamp(min=1)
+
+
+def _parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """The new head learns faster than the encoder; biases and norms do not decay.
+
+    BERT's pooler counts as encoder: at the head's rate, as it is or initialised anew, it lost 5 to 8 points (trec6, 40
+    labels, one seed); as the identity it gained nothing over three runs.
+    """
+    body_rate = settings.learning_rate
+    if body_rate is None:
+        body_rate = 0.0384 / getattr(model.config, "hidden_size", 768)
+    groups: dict[tuple[bool, bool], list[Any]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        in_head = not name.startswith(f"{model.base_model_prefix}.")
+        groups.setdefault((in_head, parameter.ndim > 1), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "lr": settings.head_learning_rate if in_head else body_rate,
+            "weight_decay": settings.weight_decay if is_matrix else 0.0,
+        }
+        for (in_head, is_matrix), parameters in groups.items()
+    ]
+
+
+def _warm_up_then_down(steps: int, warmup_ratio: float) -> Callable[[int], float]:
+    warm_up = max(1, round(warmup_ratio * steps))
+    return lambda step: min((step + 1) / warm_up, max(0, steps - step) / max(1, steps - warm_up))
+
+
+def _train_batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:
+    """Batches of texts of similar length, in a new random make-up and order in every epoch, without end."""
+    group = size * min(50, max(1, len(lengths) // (4 * size)))  # few texts: short groups, or batches would never change
+    while True:
+        order = rng.sample(range(len(lengths)), len(lengths))
+        batches = []
+        for start in range(0, len(order), group):
+            rows = sorted(order[start : start + group], key=lengths.__getitem__)
+            batches += [rows[i : i + size] for i in range(0, len(rows), size)]
+        rng.shuffle(batches)
+        yield from batches
+
+
+def _version() -> str:
+    import transformers
+
+    return str(transformers.__version__)
