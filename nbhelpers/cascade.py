@@ -9,7 +9,7 @@ import pandas as pd
 
 from nbhelpers.agreement import read_calibration
 from nbhelpers.config import Config
-from nbhelpers.doubt import doubt, examine, send_to_large
+from nbhelpers.doubt import Floats, doubt, examine, send_to_large, soft_targets
 from nbhelpers.features import Features, features
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks
@@ -53,6 +53,20 @@ def examine_labels(labels: pd.DataFrame, *, config: Config, run: RunFolder) -> p
     usable = labels[labels["label"].notna()].reset_index(drop=True)
     found = examine(*_evidence(usable, config, run), classes=config.classification.classes, seed=config.system.seed)
     return pd.concat([usable, found], axis=1)
+
+
+def believed_labels(labels: pd.DataFrame, *, config: Config, run: RunFolder) -> Floats:
+    """What to train on in place of bare labels: each as far as it is believed; a person's is believed wholly.
+
+    Args:
+        labels: with text, label (none missing), confidence and source.
+        config, run: as for `send_on`.
+    Returns:
+        (labels, classes), in the config's order; a row sums to 1.
+    """
+    certain = (labels["source"] == "human").tolist()
+    classes, seed = config.classification.classes, config.system.seed
+    return soft_targets(*_evidence(labels, config, run), classes=classes, seed=seed, certain=certain)
 
 
 def _taken_over(labels: pd.DataFrame, sent: set[str], rules: str, config: Config, store: LabelStore) -> pd.DataFrame:

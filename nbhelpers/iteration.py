@@ -13,6 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from nbhelpers.calibration import fit_temperature
+from nbhelpers.cascade import believed_labels
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ClassifierError, ConfigError
@@ -45,7 +47,10 @@ class Iteration:
 
 
 def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, run: RunFolder) -> Classifier:
-    """Trains and saves classifier `number`; one that was made from the same labels and settings is loaded instead.
+    """Trains, calibrates and saves classifier `number`; one made from the same labels and settings is loaded instead.
+
+    Labels are trained on as far as they are believed, and the probabilities are brought in line with the validation set
+    by a temperature, which is part of what is saved.
 
     Args:
         number: the iteration's. Classifiers from it on, made from other labels, are removed.
@@ -70,11 +75,19 @@ def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, ru
     dataset = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
     settings = TrainingSettings(seed=config.system.seed, balance=balance)
     classes, base_model = config.classification.classes, config.training.model_path
-    wanted = {"dataset": _hash(dataset), "base_model": base_model, "classes": classes}
+    validation = usable[usable["split"] == "validation"]
+    held_out = validation[["text", "label"]].to_json(orient="values")
+    wanted = {
+        "dataset": _hash(dataset),
+        "validation": _hash(held_out),
+        "base_model": base_model,
+        "classes": classes,
+    }
     kept = _load_if_made_from(run.classifier(number), {**wanted, "settings": settings.fingerprint()})
     if kept is not None:
         return kept
     run.forget_iterations(number)
+    targets = believed_labels(texts, config=config, run=run)
     with progress_bar(None, desc=f"training classifier_{number}", unit="step") as bar:
         classifier = fit(
             texts["text"].tolist(),
@@ -82,9 +95,13 @@ def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, ru
             classes=classes,
             base_model=find_model(base_model),
             settings=settings,
+            targets=targets,
             progress=counter(bar),
         )
-    classifier.training.update(wanted)
+    places = [classes.index(label) for label in validation["label"]]
+    temperature = fit_temperature(classifier.predict_proba(validation["text"].tolist()), places)
+    classifier.rescale(temperature=temperature)
+    classifier.training.update(wanted, temperature=temperature)
     write_text(run.dataset(number), dataset)
     classifier.save(run.classifier(number))
     return classifier

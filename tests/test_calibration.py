@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers.calibration import LEAST_TEXTS, Calibration, cross_calibrated, fit_calibration
+from nbhelpers.calibration import LEAST_TEXTS, Calibration, cross_calibrated, fit_calibration, fit_temperature
 from nbhelpers.errors import EvaluationError
 from nbhelpers.reliability import calibration_error, reliability_table
 
@@ -96,3 +96,23 @@ def test_the_honest_figure_calibrates_no_text_by_itself() -> None:
 def test_what_cannot_be_calibrated_is_one_sentence(confidence: list[float], right: list[bool], message: str) -> None:
     with pytest.raises(EvaluationError, match=message):
         fit_calibration(confidence, right)
+
+
+def test_temperature_undoes_what_made_a_classifier_too_sure():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 1.5, size=(4000, 3))
+    true = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    places = [int(rng.choice(3, p=row)) for row in true]
+    sharp = true**3 / (true**3).sum(axis=1, keepdims=True)  # as logits times three
+    assert fit_temperature(sharp, places) == pytest.approx(3.0, rel=0.06)
+    assert fit_temperature(true, places) == pytest.approx(1.0, rel=0.06)
+
+
+def test_few_texts_move_the_temperature_little():
+    sure = np.array([[0.99, 0.01]])
+    assert fit_temperature(np.empty((0, 2)), []) == 1.0
+    assert 1.0 < fit_temperature(sure, [1]) < 5.0  # one text, and wrong: without the prior it would be endless
+    assert 0.5 < fit_temperature(sure, [0]) < 1.0
+    assert fit_temperature(np.repeat([[0.9, 0.1]], 200, axis=0), [0] * 200) < 0.5  # always right: it was too unsure
+    certain = np.array([[1.0, 0.0]])
+    assert np.isfinite(fit_temperature(certain, [1]))

@@ -1,41 +1,20 @@
 import json
-import random
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from tiny_models import SOME_WORDS, tiny_bert, tiny_distilbert, tiny_encoder
+from key_words import FAST, LABELS, LONG, ODD_CLASSES, TEXTS, VOCABULARY, WORDS, keyword_texts, log_to, names, replaced
+from tiny_models import tiny_bert, tiny_distilbert, tiny_encoder
 
 from nbhelpers import classifier as module
 from nbhelpers import encoder as loading
-from nbhelpers.classifier import Classifier, TrainingSettings, describe_balance, fit
-from nbhelpers.encoder import token_lengths, token_limit
-from nbhelpers.errors import ClassifierError, ConfigError
-
-ODD_CLASSES = ["0", 'say "né", twice', "日本, 語"]
-WORDS = {"0": "goal match team", 'say "né", twice': "market bank share", "日本, 語": "rain sun wind"}
-# Tiny random encoders need high rates; then few steps are enough.
-FAST = TrainingSettings(min_steps=100, learning_rate=5e-3, head_learning_rate=5e-3)
-LONG = "goal " * 700 + "rain " * 20
-
-
-def keyword_texts(n, *, seed=0):
-    rng = random.Random(seed)
-    labels = [rng.choice(ODD_CLASSES) for _ in range(n)]
-    texts = [
-        " ".join([*rng.sample(SOME_WORDS, rng.randint(1, 8)), rng.choice(WORDS[label].split())]) for label in labels
-    ]
-    return texts, labels
-
-
-VOCABULARY = [" ".join(WORDS.values())]
-TEXTS, LABELS = keyword_texts(60)
+from nbhelpers.classifier import Classifier
+from nbhelpers.encoder import token_lengths
+from nbhelpers.errors import ClassifierError
+from nbhelpers.training import fit
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -69,18 +48,6 @@ def no_bfloat16(monkeypatch):
     monkeypatch.setattr(loading, "fastest_dtype", lambda: torch.float32)
 
 
-def replaced(**changes):
-    return replace(FAST, **changes)
-
-
-def log_to(calls):
-    return lambda done, total: calls.append((done, total))
-
-
-def names(classifier, texts):
-    return [classifier.classes[i] for i in classifier.predict_proba(texts).argmax(axis=1)]
-
-
 def encoder(kind, folder):
     made = {"Bert": tiny_bert, "DistilBert": tiny_distilbert}
     return made[kind](folder, VOCABULARY) if kind in made else tiny_encoder(kind, folder, VOCABULARY)
@@ -89,7 +56,7 @@ def encoder(kind, folder):
 @pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta", "DebertaV2", "ModernBert"])
 def test_any_encoder_learns_key_words_and_survives_a_round_trip(kind, tmp_path):
     base = encoder(kind, tmp_path / "base")
-    classifier = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=base, settings=FAST)
+    classifier = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=base, settings=replaced(min_steps=200, learning_rate=3e-3))
     texts, labels = keyword_texts(40, seed=1)
     assert np.mean([a == b for a, b in zip(names(classifier, texts), labels, strict=True)]) > 0.9
     classifier.save(tmp_path / "saved")
@@ -119,6 +86,23 @@ def test_plain_transformers_gives_the_same_classes_and_probabilities(trained, sa
     assert [file.name for file in saved.glob("*.safetensors")] == ["model.safetensors"]
 
 
+def test_rescaled_probabilities_are_those_of_the_saved_folder_in_plain_transformers(bert, tmp_path):
+    from transformers import pipeline
+
+    classifier = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=replaced(min_steps=20))
+    before = np.log(classifier.predict_proba(TEXTS))
+    classifier.rescale(log_prior=[0.5, 0.0, -1.0], temperature=2.0)
+    raised = np.exp((before + np.array([0.5, 0.0, -1.0])) / 2)
+    expected = raised / raised.sum(axis=1, keepdims=True)
+    assert classifier.predict_proba(TEXTS) == pytest.approx(expected, abs=1e-5)
+    classifier.save(tmp_path / "saved")
+    answers = pipeline("text-classification", str(tmp_path / "saved"), top_k=None)(TEXTS[:5])
+    plain = [
+        [next(one["score"] for one in answer if one["label"] == name) for name in ODD_CLASSES] for answer in answers
+    ]
+    assert np.array(plain) == pytest.approx(expected[:5], abs=1e-4)
+
+
 def test_transformers_pipeline_gives_the_same_classes(trained, saved):
     from transformers import pipeline
 
@@ -135,30 +119,6 @@ def test_a_text_over_the_limit_is_cut_at_its_end(bert):
     assert whole.argmax() != swapped.argmax()
 
 
-@pytest.mark.usefixtures("no_bfloat16")
-def test_equal_seeds_give_equal_classifiers_and_other_seeds_others(bert):
-    def probabilities(seed):
-        settings = replaced(min_steps=8, seed=seed)
-        return fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=settings).predict_proba(TEXTS)
-
-    first = probabilities(1)
-    np.random.seed(123)
-    random.seed(123)
-    torch.manual_seed(123)
-    assert (probabilities(1) == first).all()
-    assert abs(probabilities(2) - first).max() > 1e-3
-
-
-def test_random_states_outside_are_left_alone(bert):
-    before = (torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate())
-    fit(TEXTS[:4], LABELS[:4], classes=ODD_CLASSES, base_model=bert, settings=replaced(min_steps=2)).predict_proba(
-        ["x"]
-    )
-    assert torch.equal(torch.get_rng_state(), before[0])
-    assert (np.random.get_state()[1] == before[1]).all()
-    assert random.getstate() == before[2]
-
-
 def test_nothing_is_printed_and_transformers_logging_is_as_before(bert, tmp_path, capfd):
     from transformers.utils import logging
 
@@ -170,79 +130,6 @@ def test_nothing_is_printed_and_transformers_logging_is_as_before(bert, tmp_path
     printed = capfd.readouterr()
     assert (printed.out, printed.err) == ("", "")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
-
-
-@pytest.mark.parametrize("n_classes", [2, 20, 77])
-def test_any_number_of_classes_also_those_without_a_text(bert, n_classes):
-    classes = [f"class {i}" for i in range(n_classes)]
-    labels = [classes[i % 2] for i in range(20)]
-    texts = ["goal match" if i % 2 else "rain sun" for i in range(20)]
-    classifier = fit(texts, labels, classes=classes, base_model=bert, settings=FAST)
-    assert classifier.predict_proba(texts).shape == (20, n_classes)
-    assert names(classifier, texts) == labels
-
-
-@pytest.mark.parametrize("balance", ["auto", "none", "weights"])
-def test_one_class_only_and_fewer_texts_than_a_batch(bert, balance):
-    classifier = fit(
-        ["goal", ""], ["0", "0"], classes=ODD_CLASSES, base_model=bert, settings=replaced(balance=balance, min_steps=30)
-    )
-    assert names(classifier, ["match", ""]) == ["0", "0"]
-    assert np.isfinite(classifier.predict_proba(["match"])).all()
-
-
-def test_weights_raise_a_rare_class(bert):
-    texts, labels = ["goal"] * 30, ["0"] * 27 + [ODD_CLASSES[1]] * 3  # nothing but the share tells the two apart
-    rare = {}
-    for balance in ("none", "weights"):
-        settings = replaced(balance=balance, min_steps=80)
-        classifier = fit(texts, labels, classes=ODD_CLASSES, base_model=bert, settings=settings)
-        rare[balance] = classifier.predict_proba(["goal"])[0, 1]
-    assert rare["none"] == pytest.approx(0.1, abs=0.07)
-    assert rare["weights"] == pytest.approx(15 / 42, abs=0.12)  # 3 texts at 5 times the weight against 27
-
-
-def test_balance_table_by_hand():
-    table = describe_balance({"many": 90, "few": 10, "no": 0}, "weights")
-    assert table["class"].tolist() == ["many", "few", "no"]
-    assert table["texts"].tolist() == [90, 10, 0]
-    assert table["share"].tolist() == [0.9, 0.1, 0.0]
-    assert table["weight"].tolist()[:2] == pytest.approx([100 / 140, 500 / 140])  # 9 to 1, capped at 5 to 1
-    assert np.isnan(table["weight"][2])
-    assert describe_balance({"a": 20, "b": 10}, "weights")["weight"].tolist() == pytest.approx([0.75, 1.5])
-    assert describe_balance({"a": 90, "b": 10}, "none")["weight"].tolist() == [1, 1]
-
-
-@pytest.mark.parametrize(
-    ("counts", "weighted"), [((29, 10), False), ((30, 10), True), ((30, 10, 0), True), ((9, 0), False)]
-)
-def test_auto_weights_from_three_to_one_among_the_classes_present(counts, weighted):
-    table = describe_balance({str(i): n for i, n in enumerate(counts)}, "auto")
-    assert (table["weight"].dropna() != 1).any() == weighted
-
-
-@settings(deadline=None)
-@given(st.lists(st.integers(0, 500), min_size=2, max_size=20), st.sampled_from(["auto", "none", "weights"]))
-def test_mean_weight_of_a_text_is_one_and_no_class_counts_more_than_five_times_another(counts, balance):
-    table = describe_balance({str(i): n for i, n in enumerate(counts)}, balance)
-    present = table[table["texts"] > 0]
-    assert table["weight"].isna().tolist() == [n == 0 for n in counts]
-    if len(present):
-        assert (present["weight"] * present["texts"]).sum() == pytest.approx(present["texts"].sum())
-        assert present["weight"].max() <= 5 * present["weight"].min() * (1 + 1e-9)
-        assert present.sort_values("texts")["weight"].is_monotonic_decreasing
-
-
-def test_unknown_balance_is_refused(bert):
-    with pytest.raises(ConfigError, match="'smote'"):
-        describe_balance({"a": 1}, "smote")
-    with pytest.raises(ConfigError, match="'smote'"):
-        fit(["a"], ["0"], classes=ODD_CLASSES, base_model=bert, settings=TrainingSettings(balance="smote"))
-
-
-@pytest.mark.parametrize(("texts", "steps"), [(1, 150), (40, 150), (800, 150), (1600, 300), (100_000, 3000)])
-def test_steps_have_a_floor_and_a_cap(texts, steps):
-    assert TrainingSettings().steps(texts) == steps
 
 
 def test_progress_counts_every_step_and_every_text(bert):
@@ -332,40 +219,6 @@ def test_loading_what_is_no_classifier_says_so(bert, saved, tmp_path):
     (damaged / "model.safetensors").write_bytes(b"half")
     with pytest.raises(ClassifierError, match="damaged"):
         Classifier.load(damaged)
-
-
-@pytest.mark.parametrize(
-    ("texts", "labels", "classes", "message"),
-    [
-        ([], [], ["a", "b"], "no labelled texts"),
-        (["x"], ["a", "b"], ["a", "b"], "1 texts and 2 labels"),
-        (["x"], [None], ["a", "b"], "None"),
-        (["x"], ["c"], ["a", "b"], "'c'"),
-        (["x"], ["a"], ["a"], "at least two"),
-        (["x"], ["a"], ["a", "a"], "each once"),
-    ],
-)
-def test_impossible_train_sets_are_refused(bert, texts, labels, classes, message):
-    with pytest.raises(ClassifierError, match=message):
-        fit(texts, labels, classes=classes, base_model=bert, settings=FAST)
-
-
-def test_a_folder_without_a_model_is_refused(tmp_path):
-    with pytest.raises(ClassifierError, match=r"training\.model_path"):
-        fit(["x"], ["a"], classes=["a", "b"], base_model=tmp_path, settings=FAST)
-    with pytest.raises(ClassifierError, match=r"training\.model_path"):
-        token_limit(tmp_path)
-
-
-def test_a_classifier_of_other_classes_can_be_the_base(saved):
-    base = fit(
-        TEXTS,
-        [f"is {x}" for x in LABELS],
-        classes=[f"is {x}" for x in [*ODD_CLASSES, "new"]],
-        base_model=saved,
-        settings=FAST,
-    )
-    assert names(base, ["goal team"]) == ["is 0"]
 
 
 def test_importing_the_module_imports_neither_torch_nor_transformers():

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers.doubt import doubt, examine, send_to_large
+from nbhelpers.doubt import doubt, examine, send_to_large, soft_targets
 from nbhelpers.errors import ClassifierError
 
 CLASSES = ["sports", "politics", "weather"]
@@ -234,3 +234,26 @@ def test_a_text_that_looks_like_no_class_is_in_doubt_but_no_likely_error():
     arguments = (rows, flipped(truth, [4]), confidence)
     assert doubt(*arguments, classes=CLASSES, seed=0)[60] > 0.3
     assert likely_errors(*arguments).keys() == {4}
+
+
+def test_soft_targets_believe_a_label_less_the_more_it_is_in_doubt() -> None:
+    features, corners = clusters(60)
+    labels = [CLASSES[corner] for corner in corners]
+    labels[0], labels[1] = CLASSES[2], CLASSES[2]  # text 0 is of class 0, text 1 of class 1
+    asked = {"classes": CLASSES, "seed": 0}
+    doubts = doubt(features, labels, [None] * 60, **asked)
+    targets = soft_targets(features, labels, [None] * 60, certain=[False, True] + [False] * 58, **asked)
+    assert targets.sum(axis=1) == pytest.approx(np.ones(60))
+    assert targets[0, 2] == pytest.approx(1 - doubts[0])
+    assert targets[0].argmax() == 0  # what the features say, as the label is hardly believed
+    assert targets[1].tolist() == [0, 0, 1]  # a person's label stands
+    assert targets[5, corners[5]] == pytest.approx(1 - doubts[5])
+    assert targets[5, corners[5]] > 0.9
+
+
+def test_soft_targets_where_nothing_can_be_said() -> None:
+    targets = soft_targets(np.eye(2), ["sports", "sports"], [0.9, 0.9], classes=CLASSES, seed=0)
+    assert targets.sum(axis=1) == pytest.approx([1, 1])
+    assert (targets[:, 0] > 0.5).all()
+    assert targets[0, 1] == targets[0, 2]
+    assert soft_targets(np.empty((0, 2)), [], [], classes=CLASSES, seed=0).shape == (0, 3)
