@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from nbhelpers.errors import EvaluationError
@@ -50,3 +51,26 @@ def estimate_shares(labels: Sequence[str | None], classes: Sequence[str], *, con
             "high": [high for _, high in ends],
         }
     )
+
+
+def log_correction(trained_on: Sequence[int], shares: pd.DataFrame) -> list[float]:
+    """What to add to the logits of a classifier whose train set has other class shares than the pool.
+
+    Each class's share moves from that in the train set to the nearest one that its interval in the pool allows: so
+    nothing is corrected that chance can explain, and nothing where the train set is itself a random sample.
+
+    Args:
+        trained_on: texts of each class in the train set.
+        shares: of the pool, as `estimate_shares` gives them, in the same order.
+    Returns:
+        A number a class; 0 for one without texts, of which the classifier knows nothing. Example: 50 and 50 texts, and
+        at most 0.2 of the pool in the second class -> 0.47 and -0.92.
+    Source: Saerens et al. 2002 (doi:10.1162/089976602753284446), with their estimate of the shares replaced by ours.
+    """
+    counts = np.array(trained_on, dtype=float)
+    known = counts > 0
+    before = counts[known] / counts.sum()
+    after = np.clip(before, shares["low"].to_numpy()[known], shares["high"].to_numpy()[known])
+    correction = np.zeros(len(counts))
+    correction[known] = np.log(after / after.sum()) - np.log(before)
+    return [float(number) for number in correction]

@@ -15,6 +15,7 @@ import pandas as pd
 
 from nbhelpers.calibration import fit_temperature
 from nbhelpers.cascade import believed_labels
+from nbhelpers.class_shares import log_correction
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ClassifierError, ConfigError
@@ -46,15 +47,18 @@ class Iteration:
     fingerprint: str
 
 
-def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, run: RunFolder) -> Classifier:
+def train(
+    number: int, labels: pd.DataFrame, *, shares: pd.DataFrame, balance: str, config: Config, run: RunFolder
+) -> Classifier:
     """Trains, calibrates and saves classifier `number`; one made from the same labels and settings is loaded instead.
 
-    Labels are trained on as far as they are believed, and the probabilities are brought in line with the validation set
-    by a temperature, which is part of what is saved.
+    Labels are trained on as far as they are believed. Probabilities are corrected for the class shares of the pool, but
+    with balance "none", and then, by a temperature, for the validation set; both are part of what is saved.
 
     Args:
         number: the iteration's. Classifiers from it on, made from other labels, are removed.
         labels: all labels so far, with split; those of the validation set, and failed ones, are not trained on.
+        shares: the classes' shares of the pool, as `estimate_shares` gives them.
         balance: "auto", "none" or "weights".
         config, run: the encoder, seed and classes; where it is saved.
     Raises:
@@ -77,11 +81,14 @@ def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, ru
     classes, base_model = config.classification.classes, config.training.model_path
     validation = usable[usable["split"] == "validation"]
     held_out = validation[["text", "label"]].to_json(orient="values")
+    counts = [int((texts["label"] == name).sum()) for name in classes]
+    log_prior = None if balance == "none" else log_correction(counts, shares)
     wanted = {
         "dataset": _hash(dataset),
         "validation": _hash(held_out),
         "base_model": base_model,
         "classes": classes,
+        "log_prior": log_prior,
     }
     kept = _load_if_made_from(run.classifier(number), {**wanted, "settings": settings.fingerprint()})
     if kept is not None:
@@ -98,6 +105,7 @@ def train(number: int, labels: pd.DataFrame, *, balance: str, config: Config, ru
             targets=targets,
             progress=counter(bar),
         )
+    classifier.rescale(log_prior=log_prior)
     places = [classes.index(label) for label in validation["label"]]
     temperature = fit_temperature(classifier.predict_proba(validation["text"].tolist()), places)
     classifier.rescale(temperature=temperature)

@@ -232,7 +232,8 @@ class Rounds:
         if labels.empty:
             raise BudgetError("cost.budget_usd is spent before the first text of the train set. Raise it to go on.")
         write_table(self.run.train_labels, labels)
-        self.classifier = train(number, labels, balance=balance, config=self.config, run=self.run)
+        shares = pool_shares(labels, self.pool.chunks, config=self.config, store=self.store)
+        self.classifier = train(number, labels, shares=shares, balance=balance, config=self.config, run=self.run)
         seconds = time.perf_counter() - started
         iteration = measure(
             number,

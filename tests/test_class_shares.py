@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nbhelpers.class_shares import estimate_shares
+from nbhelpers.class_shares import estimate_shares, log_correction
 from nbhelpers.errors import EvaluationError
 
 
@@ -62,3 +62,28 @@ def test_interval_holds_the_true_share_of_a_rare_class():
 def test_label_that_is_no_class_is_refused():
     with pytest.raises(EvaluationError, match="'weather'"):
         estimate_shares(["sport", "weather"], ["sport", "news"])
+
+
+def bounds(*pairs: tuple[float, float]) -> pd.DataFrame:
+    return pd.DataFrame(pairs, columns=["low", "high"])
+
+
+def test_correction_goes_to_the_nearest_share_that_the_interval_allows():
+    correction = log_correction([50, 50], bounds((0.0, 1.0), (0.05, 0.2)))
+    # 0.5 and 0.2 are left, which as shares are 5/7 and 2/7
+    assert correction == pytest.approx([math.log(5 / 7 / 0.5), math.log(2 / 7 / 0.5)])
+    raised = log_correction([90, 10], bounds((0.0, 0.7), (0.3, 1.0)))
+    assert raised == pytest.approx([math.log(0.7 / 0.9), math.log(0.3 / 0.1)])
+
+
+def test_nothing_is_corrected_that_chance_can_explain():
+    assert log_correction([90, 10], bounds((0.6, 0.95), (0.05, 0.4))) == [0.0, 0.0]
+    labels = ["a"] * 37 + ["b"] * 3
+    assert log_correction([37, 3], estimate_shares(labels, ["a", "b"])) == [0.0, 0.0]  # the sample itself
+
+
+def test_class_without_texts_is_left_as_it_is():
+    correction = log_correction([60, 0, 40], bounds((0.0, 1.0), (0.2, 0.5), (0.0, 0.2)))
+    assert correction[1] == 0
+    assert correction[0] == pytest.approx(math.log(0.6 / 0.8 / 0.6))
+    assert correction[2] == pytest.approx(math.log(0.2 / 0.8 / 0.4))

@@ -56,7 +56,9 @@ def encoder(kind, folder):
 @pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta", "DebertaV2", "ModernBert"])
 def test_any_encoder_learns_key_words_and_survives_a_round_trip(kind, tmp_path):
     base = encoder(kind, tmp_path / "base")
-    classifier = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=base, settings=replaced(min_steps=200, learning_rate=3e-3))
+    classifier = fit(
+        TEXTS, LABELS, classes=ODD_CLASSES, base_model=base, settings=replaced(min_steps=200, learning_rate=3e-3)
+    )
     texts, labels = keyword_texts(40, seed=1)
     assert np.mean([a == b for a, b in zip(names(classifier, texts), labels, strict=True)]) > 0.9
     classifier.save(tmp_path / "saved")

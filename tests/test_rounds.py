@@ -24,12 +24,8 @@ from nbhelpers.labeling import read_test_labels, write_test_labels
 from nbhelpers.looks import looks_taken
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder
-<<<<<<< HEAD
 from nbhelpers.selection import random_part, validation_share
-=======
-from nbhelpers.selection import validation_share
 from nbhelpers.training import TrainingSettings
->>>>>>> 247ebd1 (wip: training in a module of its own)
 
 MakeConfig = Callable[..., Config]
 Start = Callable[..., Rounds]

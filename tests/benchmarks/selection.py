@@ -117,8 +117,8 @@ class Case:
         """Figures on the test split of a classifier that is trained on the chosen texts."""
         known, rare = self.train(chosen), self.classes[-1]
         if fine_tune:
-            from nbhelpers.training import TrainingSettings, fit
             from nbhelpers.models import find_model
+            from nbhelpers.training import TrainingSettings, fit
 
             settings = TrainingSettings(seed=self.seed, balance=balance)
             made = fit(

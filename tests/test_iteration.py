@@ -1,0 +1,83 @@
+"""iteration: what a classifier is trained on, and how its probabilities are brought in line, up to the saved folder."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from key_words import FAST
+
+from nbhelpers import iteration
+from nbhelpers.class_shares import estimate_shares
+from nbhelpers.classifier import Classifier
+from nbhelpers.config import Config
+from nbhelpers.iteration import train
+from nbhelpers.run_folder import RunFolder
+
+MakeConfig = Callable[..., Config]
+CLASSES = ["sports", "weather"]
+WORDS = {"sports": ["goal", "match", "team"], "weather": ["rain", "snow", "sun"]}
+
+
+@pytest.fixture
+def config(make_config: MakeConfig, tiny_base_model: Path, monkeypatch: pytest.MonkeyPatch) -> Config:
+    settings = partial(type(FAST), min_steps=30, learning_rate=5e-3, head_learning_rate=5e-3)
+    monkeypatch.setattr(iteration, "TrainingSettings", settings)
+    return make_config(classification={"classes": CLASSES}, training={"model_path": str(tiny_base_model)})
+
+
+def labelled(n: int = 40, *, wrong: int = 0) -> pd.DataFrame:
+    """Texts of key words in turn; every fifth validates, and of these the first `wrong` have the other label."""
+    rows = []
+    for i in range(n):
+        name = CLASSES[i % 2]
+        rows.append({"text": f"{WORDS[name][i % 3]} {i}", "label": name, "split": "train" if i % 5 else "validation"})
+    table = pd.DataFrame(rows).assign(source="small", confidence=float("nan"), reason="")
+    table["chunk_id"] = [f"c{i}" for i in range(n)]
+    mistaken = table.index[table["split"] == "validation"][:wrong]
+    table.loc[mistaken, "label"] = [CLASSES[1 - CLASSES.index(name)] for name in table.loc[mistaken, "label"]]
+    return table
+
+
+def trained(config: Config, run: RunFolder, labels: pd.DataFrame, **changes: Any) -> Classifier:
+    options = {"shares": estimate_shares([], CLASSES), "balance": "auto", **changes}
+    return train(1, labels, config=config, run=run, **options)
+
+
+def sureness(classifier: Classifier) -> float:
+    return float(classifier.predict_proba(["goal team", "rain sun"]).max(axis=1).mean())
+
+
+def test_the_validation_set_says_how_sure_the_saved_classifier_is(config: Config, run: RunFolder) -> None:
+    right = trained(config, run, labelled())
+    half_wrong = trained(config, run, labelled(wrong=4))
+    assert right.training["temperature"] < 1 < half_wrong.training["temperature"]
+    assert sureness(right) > sureness(half_wrong)
+    saved = Classifier.load(run.classifier(1))
+    assert saved.training["temperature"] == half_wrong.training["temperature"]
+    assert sureness(saved) == pytest.approx(sureness(half_wrong), abs=1e-5)
+
+
+def test_equal_labels_give_the_classifier_that_is_there(config: Config, run: RunFolder) -> None:
+    trained(config, run, labelled())
+    before = (run.classifier(1) / "model.safetensors").stat().st_mtime_ns
+    trained(config, run, labelled())
+    assert (run.classifier(1) / "model.safetensors").stat().st_mtime_ns == before
+    trained(config, run, labelled(), shares=estimate_shares(["sports"] * 30, CLASSES))
+    assert (run.classifier(1) / "model.safetensors").stat().st_mtime_ns > before
+
+
+def test_a_class_that_the_pool_hardly_has_becomes_less_likely_unless_balance_is_none(
+    config: Config, run: RunFolder
+) -> None:
+    few_weather = estimate_shares(["sports"] * 60, CLASSES)  # weather: at most 6 % of the pool, half of the train set
+    unknown = ["neither word"]
+    plain = trained(config, run, labelled(), balance="none", shares=few_weather)
+    again = trained(config, run, labelled(), balance="none")
+    corrected = trained(config, run, labelled(), shares=few_weather)
+    assert plain.predict_proba(unknown) == pytest.approx(again.predict_proba(unknown), abs=1e-6)
+    odds = [np.log(p[0] / p[1]) for p in (c.predict_proba(unknown)[0] for c in (corrected, plain))]
+    assert odds[0] > odds[1] + 1
