@@ -137,6 +137,7 @@ def gather(facts: Facts) -> dict[str, Any]:
         "per_class": pd.DataFrame(last["per_class"]).astype(dict.fromkeys(("precision", "recall", "f1"), float)),
         "mixed_up": _mixed_up(last["confusion"], classes),
         "reliability": reliability_table(tested["probability"].tolist(), right.tolist()),
+        "thresholds": (report.get("confidence") or {}).get("thresholds", []),
         "train": facts.train,
         "train_counts": dict(Counter(facts.train["label"])),
         "train_sources": dict(Counter(facts.train["source"])),

@@ -109,6 +109,7 @@ def _predict_inputs(config: Config, run: RunFolder) -> dict[str, str]:
         "human_labels_file": _file(config.path.human_labels),
         "truth": _file(config.path.truth),
         "report": _hash([_report(run).get(key) for key in ("claim", "truth", "notes", "target")]),
+        "page": _hash([_file(path) for path in sorted((Path(__file__).parent / "templates").iterdir())]),
         "extras": _hash([_file(repository_root() / name) for name in config.meta_datagen.meta_datagen_extras]),
     }
 

@@ -49,6 +49,18 @@ def make_facts(classes: list[str], *, everything: bool = True, note: str = "A no
             "final": {"classifier": "classifier_1"},
             "claim": {"lower_bound": 0.6, "confidence": 0.95, "looks": 1},
             "truth": None,
+            "confidence": {
+                "thresholds": [
+                    {
+                        "wanted": 0.95,
+                        "confidence": 0.7,
+                        "precision": 0.96,
+                        "precision_low": 0.8,
+                        "precision_high": 0.99,
+                        "undecided_share": 0.25,
+                    }
+                ]
+            },
             "llm": {"calls": 43, "failed": 0, "prompt_tokens": 9, "completion_tokens": 9, "cost_usd": None},
             "ingest": {"documents": 1, "chunks": 50, "duplicates": 0, "skipped": 0},
             "notes": [note],

@@ -115,6 +115,13 @@ def test_examples_are_of_texts_labelled_alike_and_otherwise() -> None:
     assert all(row["llm"] == row["classifier"] for row in page["right"])
 
 
+def test_what_may_be_left_undecided_is_shown_where_it_is_known(page: str) -> None:
+    assert "95.0 % 70.0 % 25.0 % 96.0 % 80.0 % to 99.0 %" in words(page)
+    facts = make_facts(["ham", "spam"])
+    report = {name: value for name, value in facts.report.items() if name != "confidence"}
+    assert gather(replace(facts, report=report))["thresholds"] == []
+
+
 def test_classes_mixed_up_most_come_first() -> None:
     facts = make_facts(["ham", "spam"])
     last = {**facts.report["iterations"][0], "confusion": [[9, 1], [4, 26]]}
