@@ -46,6 +46,14 @@ class Iteration:
     sampled: dict[str, str]
     fingerprint: str
 
+    def __str__(self) -> str:
+        row, figures = self.row, self.evaluation
+        interval = f"({figures.accuracy_low:.3f} to {figures.accuracy_high:.3f})"
+        return (
+            f"iteration {self.number}: {row['train_size']} labels to train on, {row['seconds']:.0f} s, "
+            f"accuracy {figures.accuracy:.3f} {interval} on {figures.n} test texts"
+        )
+
 
 def train(
     number: int, labels: pd.DataFrame, *, shares: pd.DataFrame, balance: str, config: Config, run: RunFolder

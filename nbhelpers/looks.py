@@ -5,7 +5,34 @@ result is used. So a look that a killed run took still counts; a classifier that
 a raised `max_iters` or as a copy, keeps its number; and one that was trained in another way is one look more.
 """
 
+from nbhelpers.config import Config
+from nbhelpers.evaluation import lower_bound
+from nbhelpers.iteration import Iteration
 from nbhelpers.run_folder import RunFolder, write_json
+from nbhelpers.stopping import worth_a_look
+
+
+def is_worth_a_look(iteration: Iteration, *, config: Config, run: RunFolder) -> bool:
+    """Whether to hold the iteration against the target now; decided by validation labels, never by test labels.
+
+    The rule "accuracy" looks every time. One that was looked at before costs nothing more.
+    """
+    row, taken = iteration.row, looks_taken(run)
+    if config.system.stop_rule == "accuracy" or iteration.fingerprint in taken:
+        return True
+    return worth_a_look(
+        row["validation_correct"],
+        row["validation_size"],
+        target=config.system.required_accuracy,
+        test_size=row["test_size"],
+        look=len(taken) + 1,
+    )
+
+
+def look_at(iteration: Iteration, *, run: RunFolder) -> None:
+    """Takes a look at the test set: what it shows of the iteration's classifier goes into its row."""
+    look, row = take_look(run, iteration.fingerprint), iteration.row
+    row.update(looks=look, lower_bound=lower_bound(row["correct"], row["n"], look=look))
 
 
 def looks_taken(run: RunFolder) -> list[str]:

@@ -21,20 +21,19 @@ from nbhelpers.cascade import examine_labels
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
-from nbhelpers.evaluation import lower_bound
 from nbhelpers.human_labels import accuracy_against_people, human_labels, supported, tell_support
 from nbhelpers.iteration import Iteration, find_better, measure, train
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks, read_test_labels
 from nbhelpers.learning_curve import Outlook
 from nbhelpers.lock import one_step
-from nbhelpers.looks import looks_taken, take_look
+from nbhelpers.looks import is_worth_a_look, look_at
 from nbhelpers.resume import is_bought, read_earlier
 from nbhelpers.rules import read_rules
 from nbhelpers.run_folder import RunFolder, write_json, write_table
 from nbhelpers.run_report import look_ahead, report_content, warnings
 from nbhelpers.selection import random_order
-from nbhelpers.stopping import converged, target_reached, worth_a_look
+from nbhelpers.stopping import converged, target_reached
 from nbhelpers.test_set import Pool, open_pool
 from nbhelpers.training import describe_balance
 
@@ -246,9 +245,9 @@ class Rounds:
         )
         iteration.row.update(selection=selection, by_hand=by_hand)
         self.done.append(iteration)
-        self._tell(iteration)
-        if self._worth_a_look(iteration):
-            self._look(iteration)
+        print(f"{iteration}, target {self.config.system.required_accuracy:.3f}", flush=True)
+        if is_worth_a_look(iteration, config=self.config, run=self.run):
+            look_at(iteration, run=self.run)
         if self._reached(iteration):
             self._finish("target_reached")
         elif spent.any():
@@ -283,24 +282,6 @@ class Rounds:
         given = labels["chunk_id"].map(human_labels(self.config, self.run, self.store).labels)
         return bool((given.notna() & (given != labels["label"])).any())
 
-    def _worth_a_look(self, iteration: Iteration) -> bool:
-        """Whether to hold the iteration against the target now; decided by validation labels, never by test labels."""
-        system, row, taken = self.config.system, iteration.row, looks_taken(self.run)
-        if system.stop_rule == "accuracy" or iteration.fingerprint in taken:
-            return True
-        return worth_a_look(
-            row["validation_correct"],
-            row["validation_size"],
-            target=system.required_accuracy,
-            test_size=row["test_size"],
-            look=len(taken) + 1,
-        )
-
-    def _look(self, iteration: Iteration) -> None:
-        """Takes a look at the test set: what it shows of the iteration's classifier goes into its row."""
-        look, row = take_look(self.run, iteration.fingerprint), iteration.row
-        row["looks"], row["lower_bound"] = look, lower_bound(row["correct"], row["n"], look=look)
-
     def _reached(self, iteration: Iteration) -> bool:
         system = self.config.system
         return target_reached(iteration.row, target=system.required_accuracy, rule=system.stop_rule)
@@ -312,7 +293,7 @@ class Rounds:
         """
         if status != "target_reached":
             self._bring_back_better()
-            self._look(self.final)
+            look_at(self.final, run=self.run)
             if self._reached(self.final):
                 status = "target_reached"
         self.status = status
@@ -337,7 +318,7 @@ class Rounds:
         last, best = self.final, find_better(self.done, run=self.run)
         if best is None:
             return
-        self._look(best)
+        look_at(best, run=self.run)
         number = last.number + 1
         self.run.copy_iteration(best.number, to=number)
         row = {**best.row, "iteration": number, "copy_of": best.number, "seconds": 0.0}
@@ -345,13 +326,4 @@ class Rounds:
         self._notes.append(
             f"classifier_{number} is a copy of classifier_{best.number}, which is clearly better than "
             f"classifier_{last.number} on the {last.row['validation_size']} validation texts."
-        )
-
-    def _tell(self, iteration: Iteration) -> None:
-        row = iteration.row
-        print(
-            f"iteration {row['iteration']}: {row['train_size']} labels to train on, accuracy {row['accuracy']:.3f} "
-            f"({row['accuracy_low']:.3f} to {row['accuracy_high']:.3f}) on {row['test_size']} test texts, "
-            f"target {self.config.system.required_accuracy:.3f}, {row['seconds']:.0f} s",
-            flush=True,
         )
