@@ -27,7 +27,7 @@ from nbhelpers.class_texts import describe_classes
 from nbhelpers.doubt import doubt
 from nbhelpers.features import features
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.selection import choose, random_order, validation_share, weigh
+from nbhelpers.selection import Evidence, choose, random_order, validation_share, weigh
 
 STRATEGIES = ("random", "auto")
 POOL, TEST, BATCH = 2000, 200, 40  # as a run of the referee; texts of the test set are not in the pool
@@ -89,25 +89,28 @@ class Case:
     def choose(self, chosen: list[int], strategy: str) -> list[int]:
         """Places in the pool of the next batch."""
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
-        known = self.train(chosen)
-        labelled, labels = self.rows[known.index], known["label"].tolist()
-        doubts = doubt(labelled, labels, known["confidence"].tolist(), classes=self.classes, seed=self.seed)
         more = choose(
             self.pool.iloc[left],
             n=BATCH,
             seed=self.seed,
             strategy=strategy,
-            evidence=weigh(
-                self.rows[left],
-                self.class_rows,
-                classes=self.classes,
-                labelled=labelled,
-                labels=labels,
-                doubts=doubts.tolist(),
-            ),
+            evidence=self.evidence(left, chosen) if strategy == "auto" else None,
             labelled_groups=self.pool["near_group"].iloc[chosen].tolist(),
         )
         return self.pool.reset_index().set_index("chunk_id").loc[more["chunk_id"], "index"].tolist()
+
+    def evidence(self, left: np.ndarray, chosen: list[int]) -> Evidence:
+        known = self.train(chosen)
+        labelled, labels = self.rows[known.index], known["label"].tolist()
+        doubts = doubt(labelled, labels, known["confidence"].tolist(), classes=self.classes, seed=self.seed)
+        return weigh(
+            self.rows[left],
+            self.class_rows,
+            classes=self.classes,
+            labelled=labelled,
+            labels=labels,
+            doubts=doubts.tolist(),
+        )
 
     def train(self, chosen: list[int]) -> pd.DataFrame:
         known = self.pool.iloc[chosen]
@@ -116,7 +119,9 @@ class Case:
     def measure(self, chosen: list[int], *, fine_tune: bool, balance: str) -> dict[str, float]:
         """Figures on the test split of a classifier that is trained on the chosen texts."""
         known, rare = self.train(chosen), self.classes[-1]
-        if fine_tune:
+        if known["label"].nunique() < 2:  # as may be in a first batch at random
+            predicted = [known["label"].iloc[0]] * len(self.true)
+        elif fine_tune:
             from nbhelpers.models import find_model
             from nbhelpers.training import TrainingSettings, fit
 
