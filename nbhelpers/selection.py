@@ -33,7 +33,8 @@ RANDOM_SHARE = 0.2  # of a batch, with strategy "auto"
 NEAREST_SHARE = 0.3  # of the chosen texts of a first batch: near the classes' descriptions; the others are typical ones
 RARE_SHARE = 0.2  # of the chosen texts of a later batch, at most: likely of a class that is rare so far
 NEAREST, UNSURE = 5, 4  # times as many texts as wanted, among which those near a description, or unsure, are spread
-DOUBTFUL = 0.5  # probability that a label is wrong: texts nearest to it look unsure for its sake, and are not chased
+AROUND = 3  # labels nearest to a text; of the nearest alone, half of the useful texts would be left out
+DOUBTFUL = 0.5  # mean doubt of these labels: the text looks unsure for their sake, and is not chased
 RARE = 0.5  # of an equal part of the labels so far: a class with fewer is rare
 
 
@@ -47,7 +48,7 @@ class Evidence:
         class_features: of the classes' descriptions, by the same encoder.
         counts: labels so far by class.
         probabilities: of the candidates, a column a class; None before there are labels of two classes.
-        in_doubt: which candidates are nearest to a label that is likely wrong.
+        in_doubt: which candidates have labels around them that are likely wrong.
     """
 
     classes: Sequence[str]
@@ -149,7 +150,8 @@ def weigh(
     if np.count_nonzero(counts) < 2:
         return Evidence(classes, features, class_features, counts, None, np.zeros(len(features), dtype=bool))
     probabilities = probe(labelled, labels, features, classes=classes)
-    in_doubt = np.asarray(doubts)[(features @ labelled.T).argmax(axis=1)] >= DOUBTFUL
+    around = np.argsort(-(features @ labelled.T), axis=1)[:, :AROUND]
+    in_doubt = np.asarray(doubts)[around].mean(axis=1) >= DOUBTFUL
     return Evidence(classes, features, class_features, counts, probabilities, in_doubt)
 
 
