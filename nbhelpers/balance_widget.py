@@ -27,7 +27,7 @@ BALANCES = {
     "weights": "A text of a rare class counts more in training: it is found more often, with more false alarms.",
 }
 SELECTIONS = {
-    "auto": "A part of each batch is chosen: texts the classifier is least sure of, or takes for a rare class.",
+    "auto": "A fifth of each batch is random; the rest are texts that are hard to tell, or look like a rare class.",
     "random": "All texts are drawn at random. Rare classes stay as rare as they are; nothing is chased.",
 }
 ITERATIONS = 3  # the last ones, whose recall is shown
@@ -69,8 +69,9 @@ def balance_widget(rounds: Rounds, config_file: Path | None) -> ipywidgets.Widge
     import ipywidgets
 
     training = rounds.config.training
-    balance = _buttons("balance", BALANCES, training.balance, rounds.balance)
-    selection = _buttons("selection", SELECTIONS, training.selection, rounds.selection)
+    configured: dict[str, str] = {"balance": training.balance, "selection": training.selection}
+    balance = _buttons("balance", BALANCES, rounds.balance)
+    selection = _buttons("selection", SELECTIONS, rounds.selection)
     save = button("Save to config", tooltip="Writes both choices into the config file; nothing else in it changes")
     save.disabled = config_file is None
     why_balance, why_selection, table, said = (ipywidgets.HTML() for _ in range(4))
@@ -80,19 +81,23 @@ def balance_widget(rounds: Rounds, config_file: Path | None) -> ipywidgets.Widge
         show()
 
     def show() -> None:
-        why_balance.value = words(BALANCES[balance.value])
-        why_selection.value = words(SELECTIONS[selection.value])
+        why_balance.value = words(f"{BALANCES[balance.value]} (config: {configured['balance']})")
+        why_selection.value = words(f"{SELECTIONS[selection.value]} (config: {configured['selection']})")
         table.value = class_overview(rounds).html
-        said.value = words(_compare(rounds), quiet=True)
+        said.value = words(_compare(rounds, configured), quiet=True)
 
     def write(_: Any) -> None:
+        if config_file is None:
+            return
         try:
-            changed = [name for name in ("balance", "selection") if _save(config_file, name, getattr(rounds, name))]
+            for name in configured:
+                save_value(config_file, "training", name, getattr(rounds, name))
+                configured[name] = getattr(rounds, name)
         except NbhelpersError as error:
             said.value = words(str(error), failed=True)
             return
-        done = f"Saved in {config_file.name if config_file else ''}: {', '.join(changed)}." if changed else "As it was."
-        said.value = words(f"{done} A run with that config trains every iteration so; labels are kept.")
+        show()
+        said.value = words("Saved. A run with that config trains every iteration so; labels are kept.")
 
     balance.observe(choose, names="value")
     selection.observe(choose, names="value")
@@ -105,11 +110,11 @@ def balance_widget(rounds: Rounds, config_file: Path | None) -> ipywidgets.Widge
     )
 
 
-def _buttons(name: str, choices: dict[str, str], configured: str, chosen: str) -> ipywidgets.ToggleButtons:
+def _buttons(name: str, choices: dict[str, str], chosen: str) -> ipywidgets.ToggleButtons:
     import ipywidgets
 
     return ipywidgets.ToggleButtons(
-        options=[(f"{choice} (config)" if choice == configured else choice, choice) for choice in choices],
+        options=list(choices),
         value=chosen,
         description=name,
         tooltips=list(choices.values()),
@@ -117,14 +122,8 @@ def _buttons(name: str, choices: dict[str, str], configured: str, chosen: str) -
     )
 
 
-def _save(config_file: Path | None, name: str, value: str) -> bool:
-    return config_file is not None and save_value(config_file, "training", name, value)
-
-
-def _compare(rounds: Rounds) -> str:
-    training = rounds.config.training
-    chosen = {"balance": rounds.balance, "selection": rounds.selection}
-    other = [f"{name}: {value}" for name, value in chosen.items() if value != getattr(training, name)]
+def _compare(rounds: Rounds, configured: dict[str, str]) -> str:
+    other = [f"{name}: {getattr(rounds, name)}" for name, value in configured.items() if getattr(rounds, name) != value]
     return f"The next iteration uses {' and '.join(other)}, unlike the config." if other else "As the config says."
 
 

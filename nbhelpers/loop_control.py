@@ -149,7 +149,7 @@ class LoopControl:
         spent = f"So far: {labels:,} labels to learn from, {calls:,} LLM calls in all, {dollars(paid['cost_usd'])}."
         if not asked["calls"]:
             return f"{spent}\nThe next iteration asks the LLM nothing new."
-        minutes = "" if asked["llm_minutes"] is None else f", {asked['llm_minutes']:.1f} min of labelling"
+        minutes = f", {asked['llm_minutes']:.1f} min of labelling" if (asked["llm_minutes"] or 0) > 0.05 else ""
         outlook = rounds.outlook()
         likely = "" if outlook is None else f"\nWhat it may bring: {outlook}."
         return (

@@ -12,8 +12,8 @@ from nbhelpers import pictures
 if TYPE_CHECKING:
     import ipywidgets
 
-# MathJax leaves elements of these classes alone.
-OPEN = '<div class="mathjax_ignore tex2jax_ignore" style="color: inherit; max-width: 100%; overflow-x: auto">'
+IGNORED = "mathjax_ignore tex2jax_ignore"  # MathJax leaves elements of these classes alone
+OPEN = f'<div class="{IGNORED}" style="color: inherit; max-width: 100%; overflow-x: auto">'
 _LINE = "1px solid var(--jp-border-color1, gray)"
 
 
@@ -30,7 +30,9 @@ def row(children: Sequence[ipywidgets.Widget]) -> ipywidgets.HBox:
     """Side by side, and below one another where the window is narrow."""
     import ipywidgets
 
-    return ipywidgets.HBox(children, layout=ipywidgets.Layout(flex_flow="row wrap", align_items="center"))
+    return ipywidgets.HBox(
+        children, layout=ipywidgets.Layout(flex_flow="row wrap", align_items="center", grid_gap="4px 8px")
+    )
 
 
 def button(words: str, *, primary: bool = False, tooltip: str = "") -> ipywidgets.Button:

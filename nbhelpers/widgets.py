@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nbhelpers.widget_parts import OPEN
+from nbhelpers.widget_parts import IGNORED, OPEN
 
 if TYPE_CHECKING:
     pass
@@ -104,9 +104,9 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Seque
         + "</tr>"
         for row in rows
     )
-    below = f"<div><small>{escape(note)}</small></div>" if note else ""
+    below = f'<div class="{IGNORED}"><small>{escape(note)}</small></div>' if note else ""
     table = f'<table style="border-collapse: collapse; color: inherit"><thead><tr>{head}</tr></thead>'
-    return f"{OPEN}{table}<tbody>{body}</tbody></table>{below}</div>"
+    return f"{OPEN}{table}<tbody>{body}</tbody></table></div>{below}"
 
 
 def show_table(df: pd.DataFrame, *, note: str = "") -> Shown:
