@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import ipywidgets
 
 IGNORED = "mathjax_ignore tex2jax_ignore"  # MathJax leaves elements of these classes alone
-OPEN = f'<div class="{IGNORED}" style="color: inherit; max-width: 100%; overflow-x: auto">'
+OPEN = f'<div class="{IGNORED}" style="color: inherit; line-height: 1.45; max-width: 100%; overflow-x: auto">'
 _LINE = "1px solid var(--jp-border-color1, gray)"
 
 
@@ -50,7 +50,7 @@ def words(text: str, *, failed: bool = False, quiet: bool = False) -> str:
     name = "--jp-error-color1, #b00020" if failed else "--jp-ui-font-color2, gray" if quiet else ""
     colour = f"var({name})" if name else "inherit"
     safe = escape(text).replace("\n", "<br>")
-    return f'{OPEN}<div role="status" style="color: {colour}; line-height: 1.45">{safe}</div></div>'
+    return f'{OPEN}<div role="status" style="color: {colour}">{safe}</div></div>'
 
 
 def img(figure: Any) -> str:

@@ -26,6 +26,7 @@ ROOT = repository_root()
 SCREENSHOTS = ROOT / "runs" / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 START_SECONDS = 60
+NARROW = 560  # pixels: half a laptop's screen
 CELL_MS = 240_000  # a cell that imports torch on a busy machine
 SETTINGS: dict[str, dict[str, Any]] = {
     "apputils-extension/notification": {"fetchNews": "false", "checkForUpdates": False, "doNotDisturbMode": True},
@@ -33,6 +34,11 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "notebook-extension/tracker": {"autoStartDefaultKernel": True},  # without asking which
     "docmanager-extension/plugin": {"autosave": False},
 }
+_HEIGHT = """panel => {
+    const cells = [...panel.querySelectorAll('.jp-Notebook .jp-Cell')].map(cell => cell.getBoundingClientRect());
+    return cells[cells.length - 1].bottom - cells[0].top;
+}"""
+_BEGUN = "panel => [...panel.querySelectorAll('.jp-InputPrompt')].some(prompt => prompt.textContent.includes('*'))"
 _HAVE_RUN = """panel => {
     const prompts = [...panel.querySelectorAll('.jp-CodeCell .jp-InputPrompt')].map(prompt => prompt.textContent);
     const failed = panel.querySelector('[data-mime-type="application/vnd.jupyter.error"]') !== null;
@@ -150,6 +156,7 @@ class OpenNotebook:
     def run_all(self) -> Self:
         """Runs all cells from the menu, waits until they have run, and checks that none failed."""
         self.menu("Run", "Run All Cells")
+        self.page.wait_for_function(_BEGUN, arg=self.panel.element_handle(), timeout=CELL_MS)
         return self.wait()
 
     def wait(self) -> Self:
@@ -194,14 +201,29 @@ class OpenNotebook:
         self.page.close()
         self.lab.end(self.file)
 
+    def looks(self, name: str) -> None:
+        """Three pictures of the whole notebook: in the light and the dark theme, and in a narrow window."""
+        size = self.page.viewport_size
+        assert size is not None
+        self.screenshot(f"{name}_light")
+        self.page.emulate_media(color_scheme="dark")
+        self.page.wait_for_timeout(1000)  # the theme is loaded
+        self.screenshot(f"{name}_dark")
+        self.page.emulate_media(color_scheme="light")
+        self.page.set_viewport_size({"width": NARROW, "height": size["height"]})
+        self.page.wait_for_timeout(1000)
+        self.screenshot(f"{name}_narrow")
+        self.page.set_viewport_size(size)
+
     def screenshot(self, name: str) -> Path:
         """The whole notebook from its first cell to its last, as a picture for people to look at."""
         size = self.page.viewport_size
         assert size is not None
         for _ in range(3):  # cells outside the window have no height of their own before they come into it
-            height = self.panel.locator(".jp-WindowedPanel-outer").evaluate("it => it.scrollHeight")
-            self.page.set_viewport_size({"width": size["width"], "height": min(int(height) + 120, 16_000)})
+            height = self.panel.evaluate(_HEIGHT)
+            self.page.set_viewport_size({"width": size["width"], "height": min(int(height) + 160, 16_000)})
             self.page.wait_for_timeout(300)
+        self.panel.locator(".jp-WindowedPanel-outer").evaluate("it => it.scrollTo(0, 0)")
         path = save_screenshot(self.page, name)
         self.page.set_viewport_size(size)
         return path
