@@ -53,7 +53,13 @@ def opened(
     server.answer = answer
 
     def open_again(**labeling: Any) -> Rounds:
-        sizes = {"train_set_size": 40, "train_set_increment": 20, "test_set_size": 20, "max_iters": 2}
+        sizes = {
+            "train_set_size": 40,
+            "train_set_increment": 20,
+            "test_set_size": 20,
+            "max_iters": 2,
+            "selection": "random",
+        }
         config = make_config(
             server.url,
             training={"model_path": str(tiny_base_model), **sizes},
