@@ -25,7 +25,7 @@ from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
 from nbhelpers.training import TrainingSettings, fit
 
-MADE_FROM = ("dataset", "base_model", "classes", "settings")  # what decides a classifier, in its `training`
+MADE_FROM = ("dataset", "base_model", "classes", "log_prior", "settings")  # what decides the classes that it predicts
 DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
 
 

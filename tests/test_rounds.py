@@ -396,6 +396,22 @@ def test_other_test_labels_are_another_look_at_the_same_classifier(
     assert len(fits.made) == 1
 
 
+def test_a_correction_for_other_class_shares_makes_another_classifier_and_a_temperature_does_not(
+    start: Start, fits: WordFits
+) -> None:
+    rounds = start(training={"max_iters": 1})
+    rounds.step()
+    given = {"labels": rounds.final.labels, "test": rounds.test, "sample": rounds.sample.head(0)}
+
+    def fingerprint(**training: Any) -> str:
+        rounds.classifier.training.update(training)
+        return iteration.measure(1, rounds.classifier, **given, balance="none", seconds=0.0).fingerprint
+
+    before = fingerprint(temperature=2.0)
+    assert before == rounds.final.fingerprint
+    assert fingerprint(log_prior=[0.5, 0.0, 0.0]) != before
+
+
 def test_the_claim_is_about_a_classifier_that_was_brought_back(
     start: Start, server: ChatServer, fits: WordFits, run: RunFolder
 ) -> None:
