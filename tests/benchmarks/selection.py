@@ -60,7 +60,9 @@ def thin(rows: list[dict[str, str]], rare: str, share: float) -> list[dict[str, 
 class Case:
     """The pool and the test split of one set and seed, with the labels that the small LLM would give."""
 
-    def __init__(self, folder: Path, seed: int, model: str, cache: RunFolder, rare: float | None):
+    def __init__(
+        self, folder: Path, seed: int, model: str, cache: RunFolder, rare: float | None, *, noise: float | None = None
+    ):
         task = json.loads((folder / "task.json").read_text("utf-8"))
         self.seed, self.model, self.classes = seed, model, [entry["name"] for entry in task["classes"]]
         with (folder / "data.jsonl").open(encoding="utf-8") as lines:
@@ -73,7 +75,7 @@ class Case:
         ids = random_order(list(texts), seed)[TEST:]
         self.pool = pd.DataFrame({"chunk_id": ids, "text": [texts[chunk_id]["text"] for chunk_id in ids]})
         self.pool["near_group"] = near_duplicate_groups(self.pool["text"].tolist())
-        noise = NOISE if rare is None else NOISE_RARE
+        noise = noise if noise is not None else NOISE if rare is None else NOISE_RARE
         said = [answer(seed, row["text"], row["label"], self.classes, noise) for row in map(texts.get, ids)]
         self.pool["label"], self.pool["confidence"] = zip(*said, strict=True)
         self.pool["gold"] = [texts[chunk_id]["label"] for chunk_id in ids]
