@@ -35,10 +35,12 @@ from sklearn.metrics import f1_score
 
 from nbhelpers import classifier as prediction
 from nbhelpers.calibration import fit_temperature
+from nbhelpers.class_shares import estimate_shares, log_correction
 from nbhelpers.doubt import soft_targets
 from nbhelpers.models import find_model
 from nbhelpers.reliability import calibration_error, reliability_table
 from nbhelpers.run_folder import RunFolder
+from nbhelpers.selection import random_part
 from nbhelpers.training import TrainingSettings, fit
 
 RECIPES = ("frozen", "plain", "soft", "contrast", "ours")
@@ -95,9 +97,19 @@ def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, 
     both = case.pool.iloc[chosen]
     validation = both[both["validation"]]
     places = [case.classes.index(label) for label in validation["label"]]
-    if recipe == "ours" and places:
+    if recipe == "ours":
+        if balance != "none":
+            made.rescale(log_prior=_correction(case, known, chosen))
         made.rescale(temperature=fit_temperature(made.predict_proba(validation["text"].tolist()), places))
     return made.predict_proba(case.test)
+
+
+def _correction(case: Case, known: pd.DataFrame, chosen: list[int]) -> list[float]:
+    reasons = case.pool.iloc[chosen][["chunk_id"]].assign(why=lambda table: table["chunk_id"].map(case.why))
+    sample = random_part(case.pool, reasons, seed=case.seed)
+    labels = case.pool.set_index("chunk_id")["label"].loc[sample].tolist()
+    counts = [int((known["label"] == name).sum()) for name in case.classes]
+    return log_correction(counts, estimate_shares(labels, case.classes))
 
 
 def choose(case: Case, size: int, selection: str, chosen: list[int]) -> list[int]:

@@ -87,9 +87,10 @@ class Case:
         )
         self.rows = features(self.pool["text"].tolist(), base_model=model, run=cache)
         self.test_rows = features(self.test, base_model=model, run=cache)
+        self.why: dict[str, str] = {}
 
     def choose(self, chosen: list[int], strategy: str) -> list[int]:
-        """Places in the pool of the next batch."""
+        """Places in the pool of the next batch; `why` says of each text so far why it was chosen."""
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
         more = choose(
             self.pool.iloc[left],
@@ -99,6 +100,7 @@ class Case:
             evidence=self.evidence(left, chosen) if strategy == "auto" else None,
             labelled_groups=self.pool["near_group"].iloc[chosen].tolist(),
         )
+        self.why = {**(self.why if chosen else {}), **dict(zip(more["chunk_id"], more["why"], strict=True))}
         return self.pool.reset_index().set_index("chunk_id").loc[more["chunk_id"], "index"].tolist()
 
     def evidence(self, left: np.ndarray, chosen: list[int]) -> Evidence:

@@ -1,0 +1,75 @@
+"""Does a rare class get found? Selection and balance, each with and without, on sets whose last class is thinned.
+
+    python tests/benchmarks/balance.py --data FOLDER [FOLDER ...] --model sentence-transformers/all-MiniLM-L6-v2 \
+        --cache FOLDER --out rows.jsonl [--rare 0.05] [--noise 0.02] [--size 200]
+
+Folders, labels, texts and figures are those of few_labels.py, the recipe the package's. `--rare 0` leaves the classes
+as they are, for a set that has a rare class of its own. With `weights` or `auto`, probabilities are also corrected for
+the shares of the pool, as estimated from the random part of the labels. Finished rows are appended to --out, and not
+computed again.
+"""
+
+import argparse
+import itertools
+import json
+from pathlib import Path
+
+import pandas as pd
+from few_labels import KEYS, choose, measure
+from selection import Case
+
+from nbhelpers import classifier as prediction
+from nbhelpers.run_folder import RunFolder
+
+WAYS = [("random", "none"), ("random", "auto"), ("auto", "none"), ("auto", "auto")]
+CONTROL, OURS = "random, none", "auto, auto"
+WANTED_F1, WANTED_RATIO = 0.65, 1.3
+
+
+def report(rows: pd.DataFrame) -> None:
+    """Prints a table for each figure; every figure is the mean over the seeds."""
+    rows = rows.assign(way=rows["selection"] + ", " + rows["balance"])
+    for figure in ("rare_f1", "rare_labels", "macro_f1", "accuracy"):
+        table = rows.pivot_table(index="way", columns="data", values=figure)
+        table["mean"] = table.mean(axis=1)
+        print(f"\n{figure} (selection, balance)\n{table.round(3).to_string()}")
+        if figure == "rare_f1" and {CONTROL, OURS} <= set(table.index):
+            ours, control = table["mean"][OURS], table["mean"][CONTROL]
+            print(f"mean {ours:.3f} (wanted {WANTED_F1}), {ours / control:.2f} x the control (wanted {WANTED_RATIO})")
+    print(f"\nseeds\n{rows.groupby('data')['seed'].unique().to_string()}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--model", required=True, help="encoder: a folder or a Hugging Face id")
+    parser.add_argument("--cache", type=Path, required=True, help="a folder that keeps the features for the next time")
+    parser.add_argument("--out", type=Path, required=True, help="finished rows, a line each; a second start goes on")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--rare", type=float, default=0.05, help="share of the last class; 0: as it is")
+    parser.add_argument("--noise", type=float, default=0.02, help="error rate of the small LLM")
+    parser.add_argument("--size", type=int, default=200, help="texts to train on")
+    options = parser.parse_args()
+    prediction.EXACT_TEXTS = 0  # bfloat16 where the decision is clear: the same classes, sooner
+    keys = [*KEYS, "balance"]
+    done = pd.read_json(options.out, lines=True) if options.out.exists() else pd.DataFrame(columns=keys)
+    finished = set(done[keys].itertuples(index=False, name=None))
+    for seed, folder in itertools.product(options.seeds, options.data):
+        cache = RunFolder(options.cache / folder.name)
+        case = Case(folder, seed, options.model, cache, options.rare or None, noise=options.noise)
+        for selection, ways in itertools.groupby(WAYS, key=lambda way: way[0]):
+            chosen = choose(case, options.size, selection, [])
+            for _, balance in ways:
+                key = (folder.name, seed, "ours", options.size, selection, options.noise, options.rare, balance)
+                if key not in finished:
+                    row = measure(case, chosen, "ours", noise=options.noise, balance=balance)
+                    with options.out.open("a", encoding="utf-8") as lines:
+                        lines.write(json.dumps({**dict(zip(keys, key, strict=True)), **row}) + "\n")
+    rows = pd.read_json(options.out, lines=True)
+    mine = rows["data"].isin([folder.name for folder in options.data]) & rows["seed"].isin(options.seeds)
+    mine &= (rows["size"] == options.size) & (rows["noise"] == options.noise) & (rows["rare"] == options.rare)
+    report(rows[mine])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""How fast is fine-tuning on this CPU, beside transformers' Trainer and the recipe of Augmentoolkit's bootstrapper?
+
+    python tests/benchmarks/training_speed.py --data FOLDER --model sentence-transformers/all-MiniLM-L6-v2 \
+        --out rows.jsonl [--steps 30] [--rounds 3] [--parity --seeds 0 1 2 3 4]
+
+Texts a second at batches of 16 of a set's train split, for the model and for an encoder of DistilBERT's shape (random
+weights: speed does not depend on them), after five steps that do not count. The ways take turns, `--rounds` times, and
+the median counts; so ratios hold where the machine's speed drifts. The original pads every text to 512 tokens. The
+share of the peak is that of the products in the encoder's layers, forward and backward, at the speed of a large
+bfloat16 product measured beside it. `--parity` compares the accuracy on the test split in bfloat16 and in float32, 200
+labels. Finished rows are appended to --out; parity goes on where it was.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+
+from nbhelpers import encoder
+from nbhelpers.models import find_model
+from nbhelpers.training import TrainingSettings, fit
+
+BATCH, TEXTS, NOT_COUNTED = 16, 1000, 5
+WANTED = {"Trainer, fp32": 2.2, "original": 35.0}  # times as fast
+
+
+def our_way(folder: Path, texts: list[str], labels: list[int], classes: list[str], steps: int) -> float:
+    """Texts a second of the package's `fit`."""
+    stamps: list[float] = []
+    fit(
+        texts,
+        [classes[label] for label in labels],
+        classes=classes,
+        base_model=folder,
+        settings=TrainingSettings(min_steps=steps, max_steps=steps),
+        progress=lambda *_: stamps.append(time.perf_counter()),
+    )
+    return _rate(stamps)
+
+
+def trainers_way(
+    folder: Path, texts: list[str], labels: list[int], classes: list[str], steps: int, **options: Any
+) -> float:
+    """Texts a second of transformers' Trainer; `pad` pads every text to 512 tokens."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(classes))
+    pad = options.pop("pad", False)
+    tokens = tokenizer(texts, truncation=True, max_length=512, padding="max_length" if pad else False)
+    rows = [{name: tokens[name][i] for name in tokens} | {"labels": label} for i, label in enumerate(labels)]
+    stamps: list[float] = []
+
+    class Stamp(transformers.TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            stamps.append(time.perf_counter())
+
+    with tempfile.TemporaryDirectory() as output:
+        arguments = transformers.TrainingArguments(
+            output,
+            per_device_train_batch_size=BATCH,
+            max_steps=steps,
+            use_cpu=True,
+            report_to=[],
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            **options,
+        )
+        collate = transformers.DataCollatorWithPadding(tokenizer)
+        transformers.Trainer(model, arguments, train_dataset=rows, data_collator=collate, callbacks=[Stamp()]).train()
+    return _rate(stamps)
+
+
+def _rate(stamps: list[float]) -> float:
+    counted = stamps[NOT_COUNTED - 1 :] if len(stamps) > NOT_COUNTED else stamps
+    return BATCH * (len(counted) - 1) / (counted[-1] - counted[0])
+
+
+def peak() -> float:
+    """Operations a second of a large bfloat16 product: the best of five."""
+    matrix = torch.ones(2048, 2048, dtype=torch.bfloat16)
+    seconds = []
+    for _ in range(6):
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(time.perf_counter() - started)
+    return 2 * 2048**3 / min(seconds[1:])
+
+
+def operations_a_text(folder: Path, texts: list[str]) -> float:
+    """Of the products with the layers' weights: two a weight and token forward, and twice that backward."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = transformers.AutoModel.from_pretrained(folder)
+    table = model.get_input_embeddings().weight
+    weights = sum(p.numel() for p in model.parameters() if p.ndim == 2 and p is not table and max(p.shape) < 5000)
+    return 6.0 * weights * float(np.mean([len(ids) for ids in encoder.encode(tokenizer, texts, 256)]))
+
+
+def distilbert(like: Path, folder: Path) -> Path:
+    """An encoder of DistilBERT's shape with random weights, and another model's tokenizer."""
+    tokenizer = transformers.AutoTokenizer.from_pretrained(like)
+    transformers.DistilBertModel(transformers.DistilBertConfig(vocab_size=len(tokenizer))).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def read(folder: Path, split: str) -> tuple[list[str], list[str]]:
+    with (folder / "data.jsonl").open(encoding="utf-8") as lines:
+        rows = [row for row in map(json.loads, lines) if row["split"] == split]
+    random.Random(0).shuffle(rows)
+    return [row["text"] for row in rows], [row["label"] for row in rows]
+
+
+def speed(data: Path, model: Path, classes: list[str], steps: int, rounds: int) -> list[dict[str, Any]]:
+    texts, names = read(data, "train")
+    texts, labels = texts[:TEXTS], [classes.index(name) for name in names[:TEXTS]]
+    ways: dict[str, Callable[..., float]] = {
+        "ours": our_way,
+        "Trainer, fp32": lambda *a: trainers_way(*a, train_sampling_strategy="group_by_length"),
+        "Trainer, bf16": lambda *a: trainers_way(*a, train_sampling_strategy="group_by_length", bf16=True),
+        "original": lambda *a: trainers_way(*a, pad=True),
+    }
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch, encoder.quiet():
+        shapes = {"MiniLM": model, "DistilBERT": distilbert(model, Path(scratch) / "distilbert")}
+        for (shape, folder), _ in itertools.product(shapes.items(), range(rounds)):
+            for way, run in ways.items():
+                few = NOT_COUNTED + 2 if way == "original" else steps
+                rate = run(folder, texts, labels, classes, few)
+                used = operations_a_text(folder, texts) * rate / peak() if way == "ours" else None
+                rows.append({"shape": shape, "way": way, "texts_a_second": rate, "share_of_peak": used})
+    return rows
+
+
+def parity(data: Path, model: Path, classes: list[str], seeds: list[int], out: Path) -> None:
+    """Accuracy in bfloat16 and in float32, a row a seed."""
+    texts, labels = read(data, "train")
+    test, true = read(data, "test")
+    done = _rows(out)
+    finished = set(done.loc[done["data"] == data.name, "seed"]) if "seed" in done else set()
+    for seed in (seed for seed in seeds if seed not in finished):
+        row: dict[str, Any] = {"data": data.name, "seed": seed}
+        for dtype in (torch.bfloat16, torch.float32):
+            encoder.fastest_dtype = lambda dtype=dtype: dtype
+            some = slice(200 * seed, 200 * (seed + 1))
+            settings = TrainingSettings(seed=seed)
+            made = fit(texts[some], labels[some], classes=classes, base_model=model, settings=settings)
+            encoder.fastest_dtype = lambda: torch.float32
+            said = made.predict_proba(test).argmax(axis=1)
+            row[str(dtype)] = float(np.mean([classes[i] == label for i, label in zip(said, true, strict=True)]))
+        _append(out, row)
+
+
+def _append(out: Path, row: dict[str, Any]) -> None:
+    with out.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(row) + "\n")
+
+
+def _rows(out: Path) -> pd.DataFrame:
+    return pd.read_json(out, lines=True) if out.exists() else pd.DataFrame()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--model", required=True, help="encoder: a folder or a Hugging Face id")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--parity", action="store_true")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    options = parser.parse_args()
+    model = find_model(options.model)
+    classes = [entry["name"] for entry in json.loads((options.data / "task.json").read_text("utf-8"))["classes"]]
+    if options.parity:
+        parity(options.data, model, classes, options.seeds, options.out)
+        rows = _rows(options.out)
+        table = rows[rows["data"] == options.data.name].set_index("seed")[["torch.bfloat16", "torch.float32"]]
+        print(f"{table.round(4).to_string()}\nmeans {table.mean().round(4).to_dict()} (at most 0.005 apart)")
+        return
+    found = speed(options.data, model, classes, options.steps, options.rounds)
+    for row in found:
+        _append(options.out, {"data": options.data.name, **row})
+    table = pd.DataFrame(found).groupby(["shape", "way"]).median(numeric_only=True)
+    print(f"threads {torch.get_num_threads()}, {options.data.name}\n{table.round(2).to_string()}")
+    for shape in table.index.levels[0]:
+        ours = table.loc[(shape, "ours"), "texts_a_second"]
+        for way, wanted in WANTED.items():
+            print(f"{shape}: {ours / table.loc[(shape, way), 'texts_a_second']:.1f} x {way} (wanted {wanted})")
+
+
+if __name__ == "__main__":
+    main()
