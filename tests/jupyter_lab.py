@@ -25,7 +25,7 @@ from nbhelpers.config import repository_root
 ROOT = repository_root()
 SCREENSHOTS = ROOT / "runs" / "screenshots"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-START_SECONDS = 60
+START_SECONDS = 180  # a busy machine
 NARROW = 560  # pixels: half a laptop's screen
 CELL_MS = 240_000  # a cell that imports torch on a busy machine
 SETTINGS: dict[str, dict[str, Any]] = {
