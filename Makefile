@@ -1,5 +1,5 @@
-# make demo: the whole run on the bundled texts, without a key.  make test: everything CI runs.
-# make test-browser: the notebooks and their widgets in Chromium. make lab: JupyterLab on the first notebook.
+# make demo: the whole run on the bundled texts, without a key.  make test: checks and tests.
+# make test-browser: the notebooks and their widgets in Chromium; CI runs both tests. make lab: JupyterLab on the first notebook.
 # make setup: only the environment.
 PYTHON ?= python3
 # Options for pip; for example an index with PyTorch's CPU build (see README.md, "Installing").
