@@ -25,6 +25,7 @@ from nbhelpers.errors import ClassifierError
 FOLDS = 5
 LISTED = 2.0  # times the average doubt: more precise, at equal recall, than "confidence below its class's average"
 KNOWS_NOTHING = 0.02  # probability that the classifier has no idea of a text: bounds what it alone can prove
+CLASS_DOUBT = 0.25  # at most, of a class on average, in what is trained on
 UNKNOWN_CONFIDENCE = 0.9  # where no confidence is known at all; the fit moves it
 LOG_SHARPNESS = np.arange(-2.0, 3.0, 0.25)  # of the exponents of the classifier's probabilities; usually 1.4 +- 1.5
 LOG_BELIEF = np.log([0.25, 0.5, 1.0])  # of the factors of a confidence's log-odds; usually 0 +- 0.7
@@ -70,6 +71,9 @@ def soft_targets(
 ) -> Floats:
     """What to train on in place of bare labels: each label as far as it is believed, the rest as the classifier thinks.
 
+    The labels of a class with few texts are all in doubt, for want of texts to learn it from rather than for the LLM's
+    errors; so no class is doubted by more than CLASS_DOUBT on average.
+
     Args:
         features, labels, confidence, classes, seed: as in `doubt`.
         certain: n, which labels are beyond doubt, such as a person's; None: none is.
@@ -82,6 +86,8 @@ def soft_targets(
     if certain is not None:
         doubts = np.where(np.asarray(certain, dtype=bool), 0.0, doubts)
     rows, given = np.arange(len(doubts)), _places(labels, classes)
+    for place in np.unique(given):
+        doubts[given == place] *= CLASS_DOUBT / max(doubts[given == place].mean(), CLASS_DOUBT)
     targets = proba.copy()
     targets[rows, given] = 0.0
     others = targets.sum(axis=1, keepdims=True)

@@ -1,6 +1,6 @@
 """Labelled texts -> a classifier: fine-tuning for few labels on a CPU, or on a GPU if there is one.
 
-It trains what is saved: the whole encoder but for its table of words, and the head that plain transformers will read.
+It trains what is saved: the encoder, but for a large table of words, and the head that plain transformers will read.
 Which texts are labelled, and how good the result is, are other modules' questions. torch is imported when it is used.
 
 Source: enough steps for few labels, warm-up as a share of them, AdamW with bias correction, after Mosbach et al. 2021
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 RECIPE = 4  # raise it when equal settings would train a different classifier than before
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
 IMBALANCED = 3  # `balance: auto` weights classes from this ratio of the most to the least frequent
+LARGE_TABLE = 0.25  # share of the parameters from which on the table of words is not trained
 CLOSENESS = 0.1  # the contrastive loss's temperature
 
 
@@ -107,7 +108,9 @@ def fit(
         model, tokenizer = _new_model(base_model, classes)
         tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
         model.to(device).train()
-        model.get_input_embeddings().requires_grad_(False)  # few labels teach few words, and its updates take long
+        words = model.get_input_embeddings().weight
+        # Few labels teach few words, and updates of a large table take as long as all the rest.
+        words.requires_grad_(words.numel() < LARGE_TABLE * model.num_parameters())
         tokens = encoder.encode(tokenizer, texts, min(settings.train_tokens, tokenizer.model_max_length))
         long = max(1, int(np.quantile([len(ids) for ids in tokens], 0.9)))
         size = min(settings.batch_size, max(4, settings.batch_tokens // long))

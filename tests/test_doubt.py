@@ -257,3 +257,18 @@ def test_soft_targets_where_nothing_can_be_said() -> None:
     assert (targets[:, 0] > 0.5).all()
     assert targets[0, 1] == targets[0, 2]
     assert soft_targets(np.empty((0, 2)), [], [], classes=CLASSES, seed=0).shape == (0, 3)
+
+
+def test_a_class_with_few_texts_is_not_doubted_away() -> None:
+    features, corners = clusters(60)
+    labels = [CLASSES[corner % 2] for corner in corners]
+    rare = [0, 1, 2]  # one of each cluster: nothing that a classifier could learn from two of them holds for the third
+    for i in rare:
+        labels[i] = CLASSES[2]
+    doubts = doubt(features, labels, [None] * 60, classes=CLASSES, seed=0)
+    targets = soft_targets(features, labels, [None] * 60, classes=CLASSES, seed=0)
+    assert doubts[rare].mean() > 0.5
+    assert 1 - targets[rare, 2].mean() == pytest.approx(0.25)
+    others = [i for i in range(60) if labels[i] == CLASSES[0]]
+    assert doubts[others].mean() < 0.25
+    assert targets[others, 0] == pytest.approx(1 - doubts[others])

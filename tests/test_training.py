@@ -190,12 +190,15 @@ def test_contrastive_loss_by_hand():
     assert module._contrastive_loss(torch.tensor([right]), torch.tensor([0])).item() == 0
 
 
-def test_the_table_of_words_stays_and_the_rest_learns(bert):
+@pytest.mark.parametrize("other_words", [0, 1500])
+def test_a_large_table_of_words_stays_and_the_rest_learns(other_words, tmp_path):
     from transformers import AutoModel
 
-    classifier = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=replaced(min_steps=3))
-    before, after = AutoModel.from_pretrained(bert), classifier.model.base_model
-    assert torch.equal(before.get_input_embeddings().weight, after.get_input_embeddings().weight)
+    base = tiny_bert(tmp_path / "bert", [*VOCABULARY, " ".join(f"word{i}" for i in range(other_words))])
+    classifier = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=base, settings=replaced(min_steps=3))
+    before, after = AutoModel.from_pretrained(base), classifier.model.base_model
+    same = torch.equal(before.get_input_embeddings().weight, after.get_input_embeddings().weight)
+    assert same == (other_words > 0)
     query = "encoder.layer.0.attention.self.query.weight"
     assert not torch.equal(before.state_dict()[query], after.state_dict()[query])
     assert all(parameter.requires_grad for parameter in classifier.model.parameters())
