@@ -113,7 +113,7 @@ def summarize(config: Config, run: RunFolder, *, say: Say = print) -> int:
         say(f"  predictions  {_shown(run.predictions / 'predictions.csv')}")
     say(f"  figures      {_shown(run.figures)}")
     say(f"  notebooks    {_shown(run.notebooks)}")
-    say(f"  report       {_shown(run.report)}")
+    say(f"  report       {_shown(run.page)}, and the figures in {run.report.name}")
     return REACHED if reached else FINISHED
 
 

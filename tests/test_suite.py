@@ -527,6 +527,7 @@ REPORT = {
     ("changes", "config", "said", "unsaid"),
     [
         ({}, {}, "predictions.csv", "lower bound"),
+        ({}, {}, "report.html, and the figures in report.json", "lower bound"),
         ({"stop_rule": "lower_bound"}, {}, "which decides   0.912  (95% sure, looks at the test set: 2)", "truth"),
         ({}, {"predict_on_whole_set_at_the_end": False}, "classifier_1", "predictions.csv"),
     ],
