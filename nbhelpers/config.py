@@ -128,7 +128,8 @@ class Paths(Section):
     text_column: str = Field("text", min_length=1, description="key (.jsonl) or column (.csv) that holds the text")
     human_labels: FilePath | None = Field(
         None,
-        description="labels you own (.csv: text, label, drawn), which outrank an LLM's; drawn at random, they check it",
+        description="labels you own (.csv: label, and text or source and position; drawn: random or chosen), which "
+        "outrank an LLM's",
     )
     truth: FilePath | None = Field(
         None, description="labels you trust (.csv: source, position, label), only ever used to check the result"
@@ -168,7 +169,9 @@ class Training(Section):
         description="which texts to label next: varied, unsure and rare ones and a fifth at random, or all at random",
     )
     balance: Literal["auto", "none", "weights"] = Field(
-        "auto", description="rare classes weigh more in training: where needed, never, or always"
+        "auto",
+        description="rare classes weigh more in training: where needed, never (nor are probabilities fitted to the "
+        "pool), or always",
     )
     test_labeler: Size = Field("large", description="the LLM that labels the test set")
 

@@ -2,8 +2,8 @@
 
 A row for each stage and iteration, up to `max_iters`; a run that reaches its target stops earlier. Answers that are in
 the label store cost nothing more. How many tokens a question and its answer take is measured on answers of the same
-model; where there are none, at most five questions are asked first, which the run would ask anyway, and their answers
-are kept. Only the label store is written. Training is not planned.
+model; where there are none, at most five questions (eight of a local model) are asked first, which the run would ask
+anyway, and their answers are kept. Only the label store is written. Training is not planned.
 """
 
 import copy
