@@ -31,19 +31,20 @@ class HumanLabels:
 
 
 def human_labels(config: Config, run: RunFolder, store: LabelStore) -> HumanLabels:
-    """All labels by people; one given in a notebook outranks the file's.
+    """All labels by people; one given in a notebook outranks the file's, unless its class is no more.
 
     Raises:
         ConfigError: as `read_human_labels`.
     """
-    file, given = config.path.human_labels, store.human_labels()
+    file, classes = config.path.human_labels, config.classification.classes
+    given = {chunk_id: label for chunk_id, label in store.human_labels().items() if label in classes}
     if file is None:
         return HumanLabels(given, set(), [])
     table, problems = read_human_labels(
         file,
         chunks=run.read_table(run.chunks, made_by="01_ingest"),
         occurrences=run.read_table(run.occurrences, made_by="01_ingest"),
-        classes=config.classification.classes,
+        classes=classes,
     )
     labels = dict(zip(table["chunk_id"], table["label"], strict=True))
     return HumanLabels({**labels, **given}, set(table.loc[table["drawn"] == "random", "chunk_id"]), problems)

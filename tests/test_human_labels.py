@@ -210,3 +210,11 @@ def test_a_file_of_labels_outranks_the_llm_in_training_and_in_the_predictions(
     assert predictions["label"].tolist() == [right(text) for text in predictions["text"]]
     store.set_human_label(labels["chunk_id"][0], "weather")
     assert human_labels(rounds.config, run, store).labels[labels["chunk_id"][0]] == "weather"
+
+
+def test_a_label_of_a_class_that_is_no_more_does_not_count(prepared: Callable[..., Rounds], store: LabelStore) -> None:
+    rounds = prepared()
+    for chunk_id in rounds.pool.chunks["chunk_id"]:
+        store.set_human_label(chunk_id, "gardening")
+    rounds.step()
+    assert set(rounds.final.labels["source"]) == {"small"}
