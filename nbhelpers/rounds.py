@@ -200,7 +200,7 @@ class Rounds:
         """One more iteration, beyond `max_iters` too; None where no text is left to label, or no money."""
         with self._turn, one_step(self.run.root):
             made = self._step()
-        for told in self.watchers.values():
+        for told in list(self.watchers.values()):  # a cell may add one meanwhile
             told()
         return made
 
@@ -221,7 +221,6 @@ class Rounds:
             if self.status is None:
                 self._finish("no_more_chunks")
             return None
-        self.status = None  # one more by hand: what it makes is the last one, and decides
         labels = self._label(batches)
         spent = labels["reason"] == NOT_ASKED
         if self.done and spent.tail(len(batches[-1])).all():
@@ -245,6 +244,9 @@ class Rounds:
         )
         iteration.row.update(selection=selection, by_hand=by_hand)
         self.done.append(iteration)
+        self.status = (
+            None  # one more by hand is the last one now, and decides; one that failed leaves things as they were
+        )
         print(f"{iteration}, target {self.config.system.required_accuracy:.3f}", flush=True)
         if is_worth_a_look(iteration, config=self.config, run=self.run):
             look_at(iteration, run=self.run)

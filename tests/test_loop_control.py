@@ -106,6 +106,22 @@ def test_a_cell_that_runs_the_loop_meanwhile_repeats_nothing(
     assert len(control.view().report["iterations"]) == 4
 
 
+def test_an_iteration_by_hand_that_fails_leaves_the_end_of_the_loop_as_it_was(
+    open_rounds: Open, fits: WordFits, server: ChatServer
+) -> None:
+    fits.blind = [ALL] * 9
+    control = begun(open_rounds(max_iters=1))
+    server.answer = lambda model, messages: Fault(401, "no such key", code="invalid_api_key")
+    control.one_more()
+    control.wait()
+    assert control.rounds.status == "max_iters"
+    assert not control.view().may_run
+    server.answer = LABELLER
+    control.one_more()
+    control.wait()
+    assert [i.row["by_hand"] for i in control.rounds.done] == [False, True]
+
+
 def test_an_error_is_one_sentence_and_the_next_try_goes_on(
     open_rounds: Open, fits: WordFits, server: ChatServer
 ) -> None:
