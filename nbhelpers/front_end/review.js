@@ -22,6 +22,7 @@ function render({ model, el }) {
     try {
       model.send(message);
     } catch {
+      clearTimeout(unanswered); // there is nobody to wait for
       status.textContent = NO_KERNEL;
     }
   }
