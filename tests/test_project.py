@@ -179,6 +179,29 @@ def test_a_notebook_links_to_the_next_and_every_link_leads_somewhere(notebook: P
     assert not later or later[0].name in links
 
 
+@each_notebook
+def test_a_notebook_teaches(notebook: Path) -> None:
+    told = [cell["source"] for cell in cells(notebook) if cell["cell_type"] == "markdown"]
+    assert any(re.search(r"\*\*(Guess first|Predict before)", text) for text in told)
+    tries = told[-1].split("**Try it.**")[1]
+    assert 2 <= len(re.findall(r"^- ", tries, flags=re.MULTILINE)) <= 3
+    before = ""
+    for cell in cells(notebook):
+        if cell["cell_type"] == "markdown":
+            before = cell["source"]
+        elif "run.save(" in cell["source"]:
+            assert "**How to read it.**" in before, cell["source"]
+
+
+@each_notebook
+def test_every_term_of_a_notebook_is_in_the_glossary(notebook: Path) -> None:
+    glossary = (ROOT / "notebooks" / "README.md").read_text("utf-8").split("## Words")[1].lower()
+    told = "\n".join(cell["source"] for cell in cells(notebook) if cell["cell_type"] == "markdown")
+    marked = {term.lower() for term in re.findall(r"\*\*([^*]+)\*\*", told)}
+    terms = {term for term in marked if not re.search(r"[.:]$|^(reads|writes|llm calls|time|large|small)$", term)}
+    assert [term for term in terms if term.removesuffix("s") not in glossary] == []
+
+
 # The demo
 
 
