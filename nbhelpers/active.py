@@ -24,9 +24,7 @@ Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
 def probe(features: Floats, labels: Sequence[str], rows: Floats, *, classes: Sequence[str]) -> Floats:
-    """Class probabilities by a logistic regression on frozen features.
-
-    Classes weigh the same whatever their labels: it is to be unsure where a rare class begins, not where it is common.
+    """Class probabilities by a logistic regression on frozen features, classes as common as their labels.
 
     Args:
         features: of the labelled texts, rows of length 1.
@@ -38,7 +36,7 @@ def probe(features: Floats, labels: Sequence[str], rows: Floats, *, classes: Seq
     """
     from sklearn.linear_model import LogisticRegression
 
-    model = LogisticRegression(C=C, class_weight="balanced", max_iter=300)
+    model = LogisticRegression(C=C, max_iter=300)
     model.fit(features, np.asarray(labels, dtype=str))
     proba = np.zeros((len(rows), len(classes)))
     proba[:, [list(classes).index(name) for name in model.classes_]] = model.predict_proba(rows)

@@ -118,8 +118,8 @@ def test_later_batch_is_where_the_classifier_is_least_sure():
     chosen = choose(candidates(range(400)), n=10, seed=0, strategy="auto", evidence=evidence)
     place = chosen["chunk_id"].map({chunk_id: i for i, chunk_id in enumerate(IDS)})[2:]
     assert chosen["why"][2:].str.startswith("least sure (margin 0.0").all()
-    assert place.between(180, 220).all()  # the 32 smallest margins, in clusters
-    assert place.max() - place.min() > 20
+    assert place.between(185, 215).all()  # of the 16 smallest margins
+    assert place.max() - place.min() > 10  # not the 8 smallest, which are alike
 
 
 @pytest.mark.parametrize("labels_of_c", [0, 1])
@@ -139,17 +139,18 @@ def test_class_with_few_labels_so_far_is_looked_for(labels_of_c):
     assert set(found) <= set(IDS[200:205])
 
 
-def test_texts_amid_doubtful_labels_are_not_chased():
+@pytest.mark.parametrize(
+    ("doubts", "chased"),
+    [([0.9, 0.9, 0.9], False), ([0.9, 0.9, 0.1], True), ([0.0, 0.0, 0.0], True)],
+)
+def test_texts_amid_doubtful_labels_are_not_chased(doubts, chased):
     rows = circle(200)
-    known, labels = [0, 58, 60, 62, 140, 199], ["a", "b", "b", "b", "a", "b"]
-    quiet = labelled_evidence(rows, known, labels, doubts=[0.1, 0.9, 0.9, 0.9, 0.1, 0.1])
-    chosen = choose(candidates(range(200)), n=20, seed=0, strategy="auto", evidence=quiet)
+    known, labels = [0, 1, 2, 98, 100, 102, 197, 198, 199], ["a", "a", "a", "a", "b", "b", "b", "b", "b"]
+    evidence = labelled_evidence(rows, known, labels, doubts=[0.1] * 3 + doubts + [0.1] * 3)
+    chosen = choose(candidates(range(200)), n=20, seed=0, strategy="auto", evidence=evidence)
     place = chosen["chunk_id"].map({chunk_id: i for i, chunk_id in enumerate(IDS)})
-    assert not place[chosen["why"] != "random"].between(31, 99).any()
-    trusting = labelled_evidence(rows, known, labels)
-    chosen = choose(candidates(range(200)), n=20, seed=0, strategy="auto", evidence=trusting)
-    place = chosen["chunk_id"].map({chunk_id: i for i, chunk_id in enumerate(IDS)})
-    assert place[chosen["why"] != "random"].between(31, 99).any()
+    # From 53 to 147, where the classifier is least sure, the nearest three labels are those at 98, 100 and 102.
+    assert place[chosen["why"] != "random"].between(53, 147).any() == chased
 
 
 @pytest.mark.parametrize("strategy", ["random", "auto"])
