@@ -102,11 +102,21 @@ def padded(tokenizer: Any, tokens: list[list[int]], device: Any) -> Any:
 
 
 def output_layer(model: Any) -> torch.nn.Linear:
-    """The last layer of a sequence classifier: what it reads is the text's representation, what it gives the logits."""
+    """The last layer of a sequence classifier: what it reads is the text's representation, what it gives the logits.
+
+    Raises:
+        ClassifierError: there is none, or none with a bias, as in models that write text.
+    """
     import torch
 
-    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
-    return next(layer for layer in reversed(layers) if layer.out_features == model.config.num_labels)
+    linear = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    last = next((layer for layer in reversed(linear) if layer.out_features == model.config.num_labels), None)
+    if last is None or last.bias is None:
+        raise ClassifierError(
+            f"A model of type {model.config.model_type} is no text encoder with a usual head. "
+            "Set training.model_path to one such as 'distilbert/distilbert-base-uncased'."
+        )
+    return last
 
 
 def best_device() -> torch.device:

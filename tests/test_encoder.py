@@ -1,11 +1,13 @@
-"""Encoders: how many tokens a text has, and how many are read."""
+"""Encoders: how many tokens a text has, how many are read, and what is no encoder."""
 
 import json
 import shutil
 
-from tiny_models import tiny_bert, tiny_encoder
+import pytest
+from tiny_models import tiny_bert, tiny_encoder, tiny_llama
 
-from nbhelpers.encoder import token_lengths, token_limit
+from nbhelpers.encoder import load, output_layer, quiet, token_lengths, token_limit
+from nbhelpers.errors import ClassifierError
 
 
 def test_token_lengths_count_special_tokens_and_cut_nothing(tiny_base_model):
@@ -30,3 +32,10 @@ def test_token_limit_is_the_smallest_of_512_the_positions_and_the_tokenizers(tin
     folder = shutil.copytree(tiny_base_model, tmp_path / "by_tokenizer")
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 99}))
     assert token_limit(folder) == 99
+
+
+def test_a_model_that_writes_text_is_no_encoder(tmp_path):
+    with quiet():
+        model = load("AutoModelForSequenceClassification", tiny_llama(tmp_path))
+    with pytest.raises(ClassifierError, match=r"type llama is no text encoder.*training\.model_path"):
+        output_layer(model)
