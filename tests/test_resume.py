@@ -84,7 +84,7 @@ def test_a_selection_that_a_person_chooses_decides_which_texts_come_next(
     rounds.begin()
     rounds.choose(selection="random")
     rounds.step()
-    assert set(store.selection()["why"]) == {"random"}
+    assert store.selection()["why"].tail(10).eq("random").all()
     rounds.choose(selection="auto")
     rounds.step()
-    assert store.selection()["why"].tail(10).str.startswith("least sure").sum() == 5
+    assert store.selection()["why"].tail(10).eq("random").sum() == 2  # a fifth; the others are chosen
