@@ -57,7 +57,7 @@ def draw_shares(ax: Axes, labels: pd.Series[Any], classes: Sequence[str], title:
 
 
 def draw_matrix(
-    ax: Axes, confusion: pd.DataFrame, *, rows: str = "large LLM's label", columns: str = "classifier's label"
+    ax: Axes, confusion: pd.DataFrame, *, rows: str = "LLM's label", columns: str = "classifier's label"
 ) -> tuple[AxesImage, str]:
     classes, k = confusion.index.tolist(), len(confusion)
     counts = confusion.to_numpy(dtype=float)
@@ -111,7 +111,7 @@ def draw_mixed_up(ax: Axes, confusion: pd.DataFrame) -> str:
     counts_axis(
         ax,
         [off[pair] for pair in pairs],
-        "texts (large LLM's label → classifier's label)",
+        "texts (LLM's label → classifier's label)",
     )
     same = f"Same label: {counts.trace():,.0f} of {counts.sum():,.0f} texts, {len(classes)} classes"
     ax.set_title(f"{same}\nMixed up most" if pairs else same)
@@ -163,8 +163,8 @@ def draw_curve(ax: Axes, iterations: Sequence[Mapping[str, Any]], target: float,
     apart = len(known) <= 6 and (np.diff(known) > 0.09 * span).all()
     ax.xaxis.set_major_locator(FixedLocator(known.tolist()) if apart else MaxNLocator(integer=True, nbins=6))
     ax.grid(axis="y")
-    ax.set_xlabel("train set (texts labelled by the small LLM)")
-    ax.set_ylabel("accuracy against the\nlarge LLM's labels")
+    ax.set_xlabel("train set (labelled texts)")
+    ax.set_ylabel("accuracy against the\nLLM's labels")
     give = max(0.09 * (1.0 + room - bottom) - abs(target - baseline), 0) / 2  # where the two names would touch
     give = give if target >= baseline else -give
     beyond: dict[str, Any] = {"transform": ax.get_yaxis_transform(), "va": "center", "weight": "bold", "size": 10}
@@ -177,4 +177,4 @@ def draw_curve(ax: Axes, iterations: Sequence[Mapping[str, Any]], target: float,
         for row in iterations
     ]
     levels = f"Target {exact_percent(target)}, always the most frequent class {exact_percent(baseline)}."
-    return f"Learning curve: accuracy against the large LLM's labels. {'; '.join(told)}. {levels}"
+    return f"Learning curve: accuracy against the LLM's labels. {'; '.join(told)}. {levels}"

@@ -231,7 +231,7 @@ def confidence_by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> Ax
 
 @style()
 def confusion_matrix(
-    confusion: pd.DataFrame, *, rows: str = "large LLM's label", columns: str = "classifier's label"
+    confusion: pd.DataFrame, *, rows: str = "LLM's label", columns: str = "classifier's label"
 ) -> Axes:
     """How often each class was taken for each other one: counts in the cells, coloured by their share of the row.
 

@@ -216,7 +216,7 @@ def test_confusion_matrix_counts_rows_down_columns_across() -> None:
     assert cells == {(0, 0): "3", (1, 0): "1", (0, 1): "0", (1, 1): "5"}  # (column, row)
     np.testing.assert_allclose(ax.images[0].get_array(), [[0.75, 0.25], [0, 1]])
     assert "n = 4" in words(ax)
-    assert (ax.get_ylabel(), ax.get_xlabel()) == ("large LLM's label", "classifier's label")
+    assert (ax.get_ylabel(), ax.get_xlabel()) == ("LLM's label", "classifier's label")
     assert "Same label: 8 of 9 texts" in words(ax)
 
 
