@@ -11,6 +11,8 @@ import json
 import math
 from dataclasses import dataclass
 
+import pandas as pd
+
 from nbhelpers.config import Config, Size
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import usage
@@ -50,16 +52,17 @@ class Making:
 
 
 def llm_rate(config: Config, store: LabelStore, size: Size) -> Rate | None:
-    """What a label by the "large" or "small" LLM takes, failed calls included; None where it gave none."""
+    """What a label by the "large" or "small" LLM takes, failed calls and further answers to the same text included.
+
+    None where it gave none.
+    """
     api = config.api_of(size)
-    table = store.usage(kind="label", model=api.model)
-    table = table[table["size"] == size]
-    if table.empty:
-        return None
-    [row] = table.to_dict("records")
-    labelled = int(row["calls"] - row["failed"])
+    tables = {kind: store.usage(kind=kind, model=api.model) for kind in ("label", "sample")}
+    of_size = {kind: table[table["size"] == size] for kind, table in tables.items()}
+    labelled = int((of_size["label"]["calls"] - of_size["label"]["failed"]).sum())
     if labelled == 0:
         return None
+    row = pd.concat(of_size.values())[["prompt_tokens", "completion_tokens", "seconds"]].sum()
     sent, received = config.price_of(size)
     answers = store.answers("label")
     seconds = answers.loc[(answers["size"] == size) & (answers["model"] == api.model), "seconds"]

@@ -12,14 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from numbers import Real
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from nbhelpers.widget_parts import IGNORED, OPEN
-
-if TYPE_CHECKING:
-    pass
 
 MISSING = "–"
 

@@ -38,6 +38,14 @@ def test_a_label_costs_its_tokens_and_those_of_failed_calls(make_config: MakeCon
     assert (rate.seconds, rate.wall_seconds) == (pytest.approx(9.0), pytest.approx(3.0))
 
 
+def test_further_answers_to_a_text_are_part_of_its_labels_price(make_config: MakeConfig, store: LabelStore) -> None:
+    for kind in ("label", "sample", "sample"):  # labeling.label_samples: 3
+        call(store, kind=kind)
+    rate = llm_rate(make_config(cost=PRICES), store, "large")
+    assert rate is not None
+    assert (rate.texts, rate.dollars, rate.seconds) == (1, pytest.approx(0.009), pytest.approx(18.0))
+
+
 def test_an_unknown_price_stays_unknown(make_config: MakeConfig, store: LabelStore) -> None:
     call(store)
     for cost in ({}, {"cost_per_million_large_input": 1.0}):
