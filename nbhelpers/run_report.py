@@ -10,7 +10,7 @@ import pandas as pd
 
 from nbhelpers.agreement import read_comparison
 from nbhelpers.audit import TruthEstimate
-from nbhelpers.config import Config
+from nbhelpers.config import Config, Size
 from nbhelpers.evaluation import texts_to_hold, what_can_be_shown
 from nbhelpers.human_labels import supported
 from nbhelpers.ingest import count_ingest
@@ -21,6 +21,7 @@ from nbhelpers.learning_curve import Outlook, extrapolate
 from nbhelpers.llms import usage
 from nbhelpers.reliability import calibration_error, reliability_table, threshold_for
 from nbhelpers.run_folder import RunFolder
+from nbhelpers.running_costs import llm_rate
 from nbhelpers.test_set import Pool
 
 REPORTED_VERSIONS = ("nbhelpers", "torch", "transformers", "openai", "pandas", "scikit-learn")
@@ -115,13 +116,10 @@ def look_ahead(
     change = extrapolate([len(iteration.labels) for iteration in own], right, more=more) if more > 0 else None
     if change is None:
         return None
-    paid, shares = usage(config, store)["by_size"], {"small": 1.0, "large": config.labeling.cascade}
+    shares: dict[Size, float] = {"small": 1.0, "large": config.labeling.cascade}
+    rates = {size: llm_rate(config, store, size) for size, share in shares.items() if share > 0}
     costs = [
-        share * paid[size]["cost_usd"] / (paid[size]["calls"] - paid[size]["failed"])
-        if size in paid and paid[size]["cost_usd"] is not None and paid[size]["calls"] > paid[size]["failed"]
-        else None
-        for size, share in shares.items()
-        if share > 0
+        None if rate is None or rate.dollars is None else shares[size] * rate.dollars for size, rate in rates.items()
     ]
     known = [cost for cost in costs if cost is not None]
     return Outlook(more, *change, dollars=more * sum(known) if len(known) == len(costs) else None)

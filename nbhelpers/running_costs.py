@@ -64,10 +64,11 @@ def llm_rate(config: Config, store: LabelStore, size: Size) -> Rate | None:
         return None
     row = pd.concat(of_size.values())[["prompt_tokens", "completion_tokens", "seconds"]].sum()
     sent, received = config.price_of(size)
-    answers = store.answers("label")
-    seconds = answers.loc[(answers["size"] == size) & (answers["model"] == api.model), "seconds"]
-    # A local model's first texts also take the time to load it.
-    seconds_each = row["seconds"] / labelled if api.mode == "api" else float(seconds.median())
+    seconds_each = row["seconds"] / labelled
+    if api.mode == "local":  # its first texts also take the time to load it
+        answers = store.answers("label")
+        own = (answers["size"] == size) & (answers["model"] == api.model)
+        seconds_each = float(answers.loc[own, "seconds"].median())
     dollars = None
     if sent is not None and received is not None:
         dollars = (row["prompt_tokens"] * sent + row["completion_tokens"] * received) / 1e6 / labelled
