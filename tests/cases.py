@@ -40,7 +40,7 @@ class Case:
         self.truth: dict[str, str] = {}
         for name, count, own in zip(classes, counts, words, strict=True):
             for _ in range(count):
-                chosen = [*rng.sample(FILLER, 9), *rng.sample(own, 3)]
+                chosen = [*rng.sample(FILLER, 5), *rng.sample(own, 4)]
                 rng.shuffle(chosen)
                 self.truth[" ".join(chosen)] = name
         texts = list(self.truth)

@@ -206,7 +206,7 @@ def test_by_hand_from_another_directory_with_the_config_path_changed(make_case: 
 
 def test_a_killed_run_goes_on_where_it_was_and_repeats_no_call(make_case: MakeCase) -> None:
     case = make_case(["not spam", "spam"], [120, 80])
-    with ChatServer(case.answer, latency=0.05, models=["large", "small"]) as server:
+    with ChatServer(case.answer, latency=0.1, models=["large", "small"]) as server:
         config = case.write(server.url, system={"concurrency_limit": 2, "required_accuracy": 0.9})
         command = [sys.executable, "-m", "nbhelpers", "run", str(config)]
         for wanted in (20, 70):  # in the middle of the test labels, then of the first batch
