@@ -9,6 +9,7 @@ Source: typical texts, Hacohen et al. 2022 (arXiv:2202.02794); small margins spr
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +38,9 @@ def probe(features: Floats, labels: Sequence[str], rows: Floats, *, classes: Seq
     from sklearn.linear_model import LogisticRegression
 
     model = LogisticRegression(C=C, max_iter=300)
-    model.fit(features, np.asarray(labels, dtype=str))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The number of unique classes")  # many classes, few texts
+        model.fit(features, np.asarray(labels, dtype=str))
     proba = np.zeros((len(rows), len(classes)))
     proba[:, [list(classes).index(name) for name in model.classes_]] = model.predict_proba(rows)
     return proba

@@ -14,6 +14,7 @@ cleanlab: on the same probabilities its ranking and its lists were no better, an
 from __future__ import annotations
 
 import itertools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -216,7 +217,9 @@ def _cross_validated(
         seen = np.unique(given[train])
         if test.any() and len(seen) > 1:
             model = LogisticRegression(C=1.0, class_weight="balanced", max_iter=300)
-            model.fit(features[train], given[train], sample_weight=weights[train])
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="The number of unique classes")  # many classes, few texts
+                model.fit(features[train], given[train], sample_weight=weights[train])
             logs[test] = -np.inf
             logs[np.ix_(test, seen)] = model.predict_log_proba(features[test])
     return logs

@@ -7,12 +7,13 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from nbhelpers.agreement import read_calibration
 from nbhelpers.calibration import fit_temperature
 from nbhelpers.cascade import believed_labels
 from nbhelpers.class_shares import log_correction
@@ -25,7 +26,8 @@ from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
 from nbhelpers.training import TrainingSettings, fit
 
-MADE_FROM = ("dataset", "base_model", "classes", "log_prior", "settings")  # what decides the classes that it predicts
+# What decides the classes that a classifier predicts.
+MADE_FROM = ("dataset", "calibration", "base_model", "classes", "log_prior", "settings")
 DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
 
 
@@ -93,6 +95,7 @@ def train(
     log_prior = None if balance == "none" else log_correction(counts, shares)
     wanted = {
         "dataset": _hash(dataset),
+        "calibration": asdict(read_calibration(run)),  # of the LLM's confidence, by which labels are believed
         "validation": _hash(held_out),
         "base_model": base_model,
         "classes": classes,

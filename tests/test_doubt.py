@@ -272,3 +272,10 @@ def test_a_class_with_few_texts_is_not_doubted_away() -> None:
     others = [i for i in range(60) if labels[i] == CLASSES[0]]
     assert doubts[others].mean() < 0.25
     assert targets[others, 0] == pytest.approx(1 - doubts[others])
+
+
+@pytest.mark.filterwarnings("error")
+def test_many_classes_with_few_texts_are_examined_without_a_warning() -> None:
+    names = [f"class {i}" for i in range(20)]
+    features = np.eye(40)
+    assert len(doubt(features, [names[i % 20] for i in range(40)], [None] * 40, classes=names, seed=0)) == 40

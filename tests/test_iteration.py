@@ -15,7 +15,7 @@ from nbhelpers.class_shares import estimate_shares
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.iteration import train
-from nbhelpers.run_folder import RunFolder
+from nbhelpers.run_folder import RunFolder, write_json
 
 MakeConfig = Callable[..., Config]
 CLASSES = ["sports", "weather"]
@@ -68,6 +68,15 @@ def test_equal_labels_give_the_classifier_that_is_there(config: Config, run: Run
     assert (run.classifier(1) / "model.safetensors").stat().st_mtime_ns == before
     trained(config, run, labelled(), shares=estimate_shares(["sports"] * 30, CLASSES))
     assert (run.classifier(1) / "model.safetensors").stat().st_mtime_ns > before
+
+
+def test_another_calibration_of_the_llms_confidence_makes_another_classifier(config: Config, run: RunFolder) -> None:
+    labels = labelled().assign(confidence=0.9)
+    before = trained(config, run, labels).training
+    write_json(run.agreement, {"confidence": {"slope": 0.2, "shift": -1.0, "calibrated_on": 40}})
+    after = trained(config, run, labels).training
+    assert before["calibration"]["texts"] == 0
+    assert (after["calibration"]["slope"], after["calibration"]["texts"]) == (0.2, 40)
 
 
 def test_a_class_that_the_pool_hardly_has_becomes_less_likely_unless_balance_is_none(
