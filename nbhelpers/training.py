@@ -6,8 +6,9 @@ Which texts are labelled, and how good the result is, are other modules' questio
 Source: enough steps for few labels, warm-up as a share of them, AdamW with bias correction, after Mosbach et al. 2021
 (arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987); beside the cross-entropy a supervised contrastive loss on
 what the last layer reads, Gunel et al. 2021 (arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362). The loop is
-our own: faster than transformers' Trainer on a CPU, and shorter than what that needs to be quiet, take soft targets and
-train the head faster than the encoder. What was tried and lost stands in tests/benchmarks/few_labels.py.
+our own: as fast as transformers' Trainer in bfloat16, and shorter than what that needs to be quiet, take soft targets
+and train the head faster than the encoder (tests/benchmarks/training_speed.py). What was tried and lost stands in
+tests/benchmarks/few_labels.py.
 """
 
 from __future__ import annotations
