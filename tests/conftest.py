@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 from chat_server import ChatServer
+from key_words import VOCABULARY
 from runs_made import LABELLER, WORDS, WordFits, prepare, texts_of, write_rows
 from tiny_models import tiny_bert, tiny_llama
 
@@ -106,3 +107,20 @@ def open_rounds(
         return Rounds(config, run, store)
 
     return opened
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT encoder that knows the words of `key_words`."""
+    return tiny_bert(tmp_path_factory.mktemp("models") / "key_words", VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Models this small gain nothing from threads, which wait for each other where the machine is busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

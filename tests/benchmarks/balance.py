@@ -18,7 +18,7 @@ import pandas as pd
 from few_labels import KEYS, choose, measure
 from selection import Case
 
-from nbhelpers import classifier as prediction
+from nbhelpers import classifier
 from nbhelpers.run_folder import RunFolder
 
 WAYS = [("random", "none"), ("random", "auto"), ("auto", "none"), ("auto", "auto")]
@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("--noise", type=float, default=0.02, help="error rate of the small LLM")
     parser.add_argument("--size", type=int, default=200, help="texts to train on")
     options = parser.parse_args()
-    prediction.EXACT_TEXTS = 0  # bfloat16 where the decision is clear: the same classes, sooner
+    classifier.EXACT_TEXTS = 0  # bfloat16 where the decision is clear: the same classes, sooner
     keys = [*KEYS, "balance"]
     done = pd.read_json(options.out, lines=True) if options.out.exists() else pd.DataFrame(columns=keys)
     finished = set(done[keys].itertuples(index=False, name=None))

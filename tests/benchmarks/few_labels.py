@@ -34,7 +34,7 @@ from selection import BATCH, Case, answer
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from nbhelpers import classifier as prediction
+from nbhelpers import classifier
 from nbhelpers.calibration import fit_temperature
 from nbhelpers.class_shares import estimate_shares, log_correction
 from nbhelpers.doubt import soft_targets
@@ -146,7 +146,7 @@ def main() -> None:
     parser.add_argument("--selection", nargs="+", default=["random"], choices=["random", "auto"])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.08], help="error rates of the small LLM")
     options = parser.parse_args()
-    prediction.EXACT_TEXTS = 0  # bfloat16 where the decision is clear: the same classes, sooner
+    classifier.EXACT_TEXTS = 0  # bfloat16 where the decision is clear: the same classes, sooner
     done = pd.read_json(options.out, lines=True) if options.out.exists() else pd.DataFrame(columns=KEYS)
     finished = set(done[KEYS].itertuples(index=False, name=None))
     for seed in options.seeds:
