@@ -97,7 +97,7 @@ def measure(data: Path, url: str, folder: Path) -> tuple[Plan, int, list[dict[st
         free = pool.chunks
         for i in range(TRAINING["max_iters"]):
             n = TRAINING["train_set_increment"] if i else TRAINING["train_set_size"]
-            chosen = choose(free, n=n, seed=config.system.seed, strategy="random", probabilities=None)["chunk_id"]
+            chosen = choose(free, n=n, seed=config.system.seed, strategy="random")["chunk_id"]
             before = seen()
             ask(free.set_index("chunk_id").loc[chosen].reset_index(), "small")
             note("small")
