@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import json
+import logging
 import random
 import re
 import socket
@@ -40,6 +41,7 @@ from nbhelpers.prompt_files import Message, as_completion
 from nbhelpers.throttle import Throttle
 
 T = TypeVar("T")
+_log = logging.getLogger(__name__)
 
 # Sent where `use_stop` is on: the turn ends of common local models, and the heading that as_completion writes.
 # Four at most, as OpenAI takes no more.
@@ -49,6 +51,7 @@ FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 120.0
 RETRIED = frozenset({408, 409, 425, 429})  # and every 5xx
+CHECK: list[Message] = [{"role": "user", "content": "Reply with the word OK."}]
 CHECK_MAX_TOKENS = 500  # a model that thinks needs them before it says OK
 
 # A 400 that says, in one of many wordings, that a parameter is not taken (newer models refuse some).
@@ -80,7 +83,8 @@ class ChatSettings:
     `api_key` is the secret itself, already resolved, and is shown nowhere; "" for servers without keys. `size`
     ("large" or "small") only lets an error name the config's key. With `completion_mode` a conversation is sent as one
     text to the endpoint's /completions. None for a parameter leaves it to the endpoint. An endpoint that has answered
-    before and then answers nothing at all is given up after `patience_seconds`.
+    before and then answers nothing at all is given up after `patience_seconds`; a call that failed more than
+    `max_retries` times while others were answered is given up alone.
     """
 
     model: str
@@ -114,12 +118,14 @@ class ApiChat:
     Args:
         settings: whom to ask, and how.
         at_once: how many calls at once the endpoint took before, where that is known; see `at_once`.
+        answered_before: whether it has ever answered. One that has is waited for from the first call on.
     Raises:
         ChatRefusedError: the key or the address cannot be one.
     """
 
-    def __init__(self, settings: ChatSettings, *, at_once: int | None = None) -> None:
+    def __init__(self, settings: ChatSettings, *, at_once: int | None = None, answered_before: bool = False) -> None:
         self.settings = settings
+        self._answered_before = answered_before
         self._throttle = Throttle(settings.concurrency, known=at_once)
         if re.search(r"[^\x21-\x7e]", settings.api_key):
             raise ChatRefusedError(
@@ -139,6 +145,7 @@ class ApiChat:
 
     async def __aenter__(self) -> Self:
         self._last_answer: float | None = None
+        self._told = False
         self._client = openai.AsyncOpenAI(
             base_url=self.settings.base_url,
             api_key=self.settings.api_key or "none",
@@ -182,6 +189,7 @@ class ApiChat:
             CallFailedError: this call kept failing while others were answered.
         """
         started, attempts, lost = time.monotonic(), 0, (0, 0)
+        failed_at, alone = started, 0  # how often it failed though others were answered since its last failure
         while True:
             await self._throttle.acquire()
             placed = True
@@ -190,7 +198,7 @@ class ApiChat:
                     if admit is not None:
                         await admit(lost)
                     outcome, used = await self._attempt(messages, max_tokens, extra or {})
-                    lost = (lost[0] + used[0], lost[1] + used[1])
+                    lost = _added(lost, used)
                     if isinstance(outcome, Reply):
                         self._last_answer = time.monotonic()
                         placed = False
@@ -200,7 +208,11 @@ class ApiChat:
                     # An endpoint that is told to hurry answers later: waits grow, and are never quite the same.
                     wait = min(FIRST_WAIT_SECONDS * 2 ** min(attempts - 1, 10), LONGEST_WAIT_SECONDS)
                     wait = max(wait, outcome.least_wait) * (1 + 0.25 * random.random())
-                    self._give_up(outcome, attempts, started)
+                    alone += self._last_answer is not None and self._last_answer > failed_at
+                    failed_at = time.monotonic()
+                    self._give_up(outcome, attempts, alone, started)
+                    if attempts > self.settings.max_retries and not outcome.too_many:
+                        lost = _added(lost, await self._probe())
                     if outcome.too_many:
                         placed = False
                         self._throttle.refused(wait)
@@ -239,7 +251,7 @@ class ApiChat:
                 pass  # whatever is wrong with the list, the question below shows whether it matters
             break
         if self.settings.model not in known:
-            await self.complete([{"role": "user", "content": "Reply with the word OK."}])
+            await self.complete(CHECK)
 
     async def _attempt(
         self, messages: Sequence[Message], max_tokens: int | None, extra: Mapping[str, Any]
@@ -336,22 +348,36 @@ class ApiChat:
             remedy = f"Check {ask.key('model')} and the prompt"
         return ChatRefusedError(f"{ask.where} {problem}. {remedy}.")
 
-    def _give_up(self, trouble: _Trouble, attempts: int, started: float) -> None:
+    def _give_up(self, trouble: _Trouble, attempts: int, alone: int, started: float) -> None:
         """Raises where it is no use to go on: for the endpoint as a whole, or for this one call."""
-        answered = self._last_answer
         if trouble.least_wait > LONGEST_RETRY_AFTER_SECONDS:
             raise self._gave_up(
                 replace(trouble, problem=f"{trouble.problem}, and asks to wait {trouble.least_wait:.0f} s"),
                 attempts,
                 started,
             )
-        if answered is None:
-            if attempts > self.settings.max_retries:
-                raise self._gave_up(trouble, attempts, started)
-        elif time.monotonic() - max(answered, started) > self.settings.patience_seconds:
-            raise self._gave_up(trouble, attempts, max(answered, started))
-        elif attempts > self.settings.max_retries and answered > started and not trouble.too_many:
+        silent_since = max(self._last_answer or started, started)
+        if self._last_answer is None and not self._answered_before:
+            dead = attempts > self.settings.max_retries
+        else:
+            dead = time.monotonic() - silent_since > self.settings.patience_seconds
+        if dead:
+            raise self._gave_up(trouble, attempts, silent_since)
+        if alone > self.settings.max_retries and not trouble.too_many:
             raise CallFailedError(f"no usable answer in {attempts} attempts ({trouble.problem})")
+
+    async def _probe(self) -> tuple[int, int]:
+        """Asks what any model can answer: is the endpoint silent, or does this one call fail? The tokens used."""
+        outcome, used = await self._attempt(CHECK, CHECK_MAX_TOKENS, {})
+        if isinstance(outcome, Reply):
+            self._last_answer = time.monotonic()
+            return outcome.prompt_tokens, outcome.completion_tokens
+        if not self._told:
+            self._told, patience = True, self.settings.patience_seconds
+            _log.warning(
+                "%s gives no answer (%s). It is tried for %g s.", self.settings.where, outcome.problem, patience
+            )
+        return used
 
     def _gave_up(self, trouble: _Trouble, attempts: int, started: float) -> ChatError:
         ask, seconds = self.settings, time.monotonic() - started
@@ -416,6 +442,10 @@ async def _acknowledge(response: Any) -> None:
         connection = response.extensions["network_stream"].get_extra_info("socket")
         with contextlib.suppress(OSError):  # it is closed already
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def _added(some: tuple[int, int], more: tuple[int, int]) -> tuple[int, int]:
+    return some[0] + more[0], some[1] + more[1]
 
 
 def _with_tokens(reply: Reply, prompt_tokens: int, completion_tokens: int) -> Reply:

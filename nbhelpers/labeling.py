@@ -224,8 +224,9 @@ class _Asker:
         Raises:
             ChatRefusedError, EndpointError, BudgetError: nothing more can be asked.
         """
-        known = self.store.finding(self._at_once)
-        async with ApiChat(self.settings, at_once=None if known is None else int(known)) as chat:
+        known, before = self.store.finding(self._at_once), self.settings.model in self.store.models()
+        at_once = None if known is None else int(known)
+        async with ApiChat(self.settings, at_once=at_once, answered_before=before) as chat:
             await self._find_form(chat, rows)
             async with asyncio.TaskGroup() as group:
                 for _ in range(min(self.settings.concurrency, n)):

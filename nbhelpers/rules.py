@@ -164,7 +164,7 @@ def _ask_large(config: Config, asked: list[Message], store: LabelStore, key: str
         async def admit(lost: tuple[int, int], most: int = max_tokens) -> None:
             await budget.admit(key, "large", asked, most, lost)
 
-        reply = _complete(config, asked, max_tokens, admit)
+        reply = _complete(config, asked, max_tokens, admit, answered_before=api.model in store.models())
         budget.settle(key, "large", asked, reply.prompt_tokens, reply.completion_tokens)
         # A thought that does not end was cut off before the rules.
         text = (reply.text or "").rpartition("</think>")[2].partition("<think>")[0].strip()
@@ -188,6 +188,8 @@ def _complete(
     messages: list[Message],
     max_tokens: int,
     admit: Callable[[tuple[int, int]], Awaitable[None]],
+    *,
+    answered_before: bool,
 ) -> Reply:
     api = config.api_of("large")
     if api.mode == "local":
@@ -199,7 +201,8 @@ def _complete(
         return Reply(text, "stop", sent, received, time.perf_counter() - started)
 
     async def ask() -> Reply:
-        async with ApiChat(chat_settings(config, "large", max_tokens=max_tokens)) as chat:
+        settings = chat_settings(config, "large", max_tokens=max_tokens)
+        async with ApiChat(settings, answered_before=answered_before) as chat:
             return await chat.complete(messages, admit=admit)
 
     return run_async(ask())

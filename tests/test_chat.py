@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from chat_server import BAD_JSON, DROP, NO_CHOICES, WEB_PAGE, ChatServer, Fault,
 from nbhelpers import chat
 from nbhelpers.chat import ApiChat, ChatSettings, run_async
 from nbhelpers.completions import Reply
-from nbhelpers.errors import ChatRefusedError, EndpointError
+from nbhelpers.errors import CallFailedError, ChatRefusedError, EndpointError
 from nbhelpers.prompt_files import Message
 
 HELLO: list[Message] = [{"role": "user", "content": "hello"}]
@@ -150,6 +151,62 @@ def test_a_dead_endpoint_is_named_with_the_time_it_took() -> None:
         ask(server, max_retries=2)
     with pytest.raises(EndpointError, match="could not be reached in 3 attempts"):
         check(settings(server))
+
+
+def test_an_outage_costs_no_call_though_some_began_before_it_and_fail_once_more_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(chat, "LONGEST_WAIT_SECONDS", 0.05)
+    answers, ends, failed_after = Counter[str](), [0.0], set[str]()
+
+    def answer(model: str, messages: Sequence[dict[str, Any]]) -> str | Fault:
+        text = messages[-1]["content"]
+        with server.lock:
+            answers[text] += 1
+            if answers.total() == 21:
+                ends[0] = time.monotonic() + 0.6  # more than seven attempts take
+            if answers.total() > 20 and time.monotonic() < ends[0]:
+                return DROP
+            if answers[text] > 1 and text not in failed_after:
+                failed_after.add(text)
+                return Fault(500)
+        return echo(model, messages)
+
+    async def main() -> list[Reply]:
+        async with ApiChat(settings(server, concurrency=8)) as endpoint:
+            turns = [[Message(role="user", content=str(number))] for number in range(40)]
+            return await asyncio.gather(*(endpoint.complete(turn) for turn in turns))
+
+    with ChatServer(answer, latency=0.01) as server:
+        replies = asyncio.run(main())
+    assert [reply.text for reply in replies] == [f"m heard {number}" for number in range(40)]
+    assert max(answers[str(number)] for number in range(40)) > 7
+    assert len(failed_after) >= 8
+
+
+def test_one_call_that_always_fails_is_given_up_alone_where_the_endpoint_answers_others() -> None:
+    async def main() -> None:
+        async with ApiChat(settings(server, max_retries=2), answered_before=True) as endpoint:
+            with pytest.raises(CallFailedError, match=r"no usable answer in 6 attempts \(500: the server"):
+                await endpoint.complete(HELLO)
+
+    with ChatServer(lambda model, messages: Fault(500) if messages == HELLO else "OK") as server:
+        asyncio.run(main())
+        assert [request["messages"] == HELLO for request in server.requests] == [True] * 3 + [False, True] * 3
+        assert server.requests[3]["messages"] == chat.CHECK
+
+
+def test_an_endpoint_that_answered_before_is_waited_for_and_the_wait_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with ApiChat(settings(server, patience_seconds=0.5, max_retries=1), answered_before=True) as endpoint:
+            await endpoint.complete(HELLO)
+
+    with ChatServer(lambda model, messages: DROP) as server, pytest.raises(EndpointError, match="could not be reached"):
+        asyncio.run(main())
+    assert server.times[-1] - server.times[0] >= 0.4
+    [told] = caplog.messages
+    assert told.startswith(f"{server.url} gives no answer (")
+    assert told.endswith("It is tried for 0.5 s.")
 
 
 def test_waits_grow_and_retry_after_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

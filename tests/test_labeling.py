@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from nbhelpers import labeling, local_llm
+from nbhelpers import chat, labeling, local_llm
 from nbhelpers.chunking import chunk_id
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatRefusedError, EndpointError, PromptError, RunFolderError
@@ -225,8 +225,15 @@ def test_one_failing_text_is_asked_again_three_times_and_does_not_sink_its_neigh
     ],
 )
 def test_a_text_that_the_endpoint_refuses_does_not_sink_its_neighbours(
-    fault: Fault, calls: int, reason: str, make_config: MakeConfig, store: LabelStore
+    fault: Fault,
+    calls: int,
+    reason: str,
+    make_config: MakeConfig,
+    store: LabelStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for name in ("FIRST_WAIT_SECONDS", "LONGEST_WAIT_SECONDS"):
+        monkeypatch.setattr(chat, name, 0.03)  # another text is answered meanwhile
     chunks = some(30)
     bad = chunks["text"][4]
     with ChatServer(by_text({bad: fault}, LABELLER), latency=0.02) as server:
@@ -394,6 +401,43 @@ def test_a_passing_fault_costs_no_label(make_config: MakeConfig, store: LabelSto
     with ChatServer(LABELLER, faults=faults) as server:
         assert label(some(6), make_config(server.url), store)["label"].tolist() == CLASSES * 2
         assert (server.calls, server.asked_twice) == (10, [])
+
+
+def test_an_endpoint_that_dies_for_a_while_costs_no_label_whenever_it_dies(
+    make_config: MakeConfig, store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "LONGEST_WAIT_SECONDS", 0.05)
+    dead_until = [0.0]
+
+    def die() -> None:
+        dead_until[0] = time.monotonic() + 0.5  # more than seven attempts take
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        if server.calls >= 20 and not dead_until[0]:
+            die()
+        return DROP if time.monotonic() < dead_until[0] else LABELLER(model, messages)
+
+    chunks = some(60)
+    with ChatServer(answer, latency=0.01) as server:
+        config = make_config(server.url, system={"concurrency_limit": 8})
+        labels = label(chunks[:40], config, store)
+        assert server.calls > 60
+        die()  # before the next batch begins
+        labels = pd.concat([labels, label(chunks[40:], config, store)])
+    assert labels["label"].tolist() == true_labels(chunks)
+    assert {asked for _, asked in server.asked_twice} <= {chat.CHECK[0]["content"]}
+
+
+def test_a_text_that_the_endpoint_refuses_again_the_next_time_stops_nothing(
+    make_config: MakeConfig, store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat, "LONGEST_WAIT_SECONDS", 0.01)
+    chunks = some(3)
+    with ChatServer(by_text({chunks["text"][1]: Fault(500, "I choke")}, LABELLER)) as server:
+        first, again = (label(chunks, make_config(server.url), store) for _ in range(2))
+    assert first["label"].isna().tolist() == [False, True, False]
+    assert again["label"].tolist()[0] == "sports"
+    assert again["reason"][1].startswith("no usable answer in")
 
 
 def test_an_unreachable_endpoint_is_named(make_config: MakeConfig, store: LabelStore) -> None:

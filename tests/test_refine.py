@@ -433,7 +433,7 @@ def test_where_the_budget_does_not_suffice_the_rules_stay(
 
 def test_a_dead_endpoint_stops_the_run(make_config: MakeConfig, run: RunFolder, store: LabelStore) -> None:
     with ChatServer(Readers()) as server:
-        config = config_of(make_config, server)
+        config = config_of(make_config, server, labeling={"patience_seconds": 0.2})
         write_chunks(run, TEXTS)
         made = make_rules(config, run, store)
     with pytest.raises(EndpointError):
