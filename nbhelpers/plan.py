@@ -341,7 +341,8 @@ class _Planner:
                 slope, intercept = fitted
         seconds = answers["seconds"].median() if api.mode == "local" else answers["seconds"].mean()
         confident = bool(answers["confidence"].notna().any())
-        return _Seen(slope, intercept, answers["completion_tokens"].mean(), seconds, calls, confident)
+        received = _mean_reply(answers, self.config.classification.classes)
+        return _Seen(slope, intercept, received, seconds, calls, confident)
 
     def _labels_row(self, part: _Part, seen: _Seen | None) -> dict[str, Any]:
         api, (missing, answers) = self.config.api_of(part.size), self._questions(part, seen)
@@ -396,6 +397,15 @@ def _aside(run: RunFolder, folder: Path) -> RunFolder:
         if path.exists():
             shutil.copy(path, folder / path.name)
     return aside
+
+
+def _mean_reply(answers: pd.DataFrame, classes: Sequence[str]) -> float:
+    """Tokens of a reply, had each class been named once more: those that a few replies name may be short or long."""
+    replies = [(label, reply) for label, reply in zip(answers["label"], answers["reply"], strict=True) if reply]
+    names = [*(label for label, _ in replies), *classes]
+    usual = sum(map(len, names)) / len(names)
+    characters = sum(reply.count(label) * (usual - len(label)) for label, reply in replies)
+    return float(answers["completion_tokens"].mean() + characters / 4 / len(answers))
 
 
 def _characters(prompt: Sequence[Message]) -> tuple[int, int]:

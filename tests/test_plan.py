@@ -19,7 +19,7 @@ from nbhelpers.errors import BudgetError, EndpointError
 from nbhelpers.ingest import ingest
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
-from nbhelpers.plan import make_plan
+from nbhelpers.plan import _mean_reply, make_plan
 from nbhelpers.rounds import Rounds
 from nbhelpers.rules import make_rules, read_rules
 from nbhelpers.run_folder import RunFolder
@@ -120,6 +120,14 @@ def test_a_run_uses_what_was_planned_and_asks_nothing_twice(
         "llm_minutes": 0,
     }
     assert server.calls == rows["total", 0]["calls"] + 5
+
+
+def test_replies_are_planned_as_if_each_class_had_been_named_once_more() -> None:
+    """Names of 2, 2, 2 and 10 letters: 4 on average, so each reply that names "xy" twice is one token short."""
+    answers = pd.DataFrame({"label": ["xy", "xy"], "reply": ["It is xy.\nFinal label: xy"] * 2})
+    assert _mean_reply(answers.assign(completion_tokens=[6, 8]), ["xy", "long names"]) == 8.0
+    local = pd.DataFrame({"label": [None], "reply": [None], "completion_tokens": [0]})
+    assert _mean_reply(local, ["xy", "long names"]) == 0.0
 
 
 @pytest.mark.usefixtures("texts", "fits")
