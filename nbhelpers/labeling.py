@@ -13,7 +13,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +25,7 @@ from nbhelpers.chat import ApiChat, run_async
 from nbhelpers.completions import Reply
 from nbhelpers.config import Config, Size
 from nbhelpers.errors import BudgetError, CallFailedError, LabelError, NbhelpersError
-from nbhelpers.label_store import Answer, LabelStore
+from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import SAMPLING_TEMPERATURE, TEMPERATURE, chat_settings, samples_of, stored_under
 from nbhelpers.local_llm import LocalLLM, center_scores
 from nbhelpers.lock import one_step
@@ -41,6 +41,7 @@ ASKED_AGAIN = 3
 MAX_TOKENS = 2000  # of a reply; what a model thinks counts too
 MORE_TOKENS = 4  # times as many after a reply that was cut off
 FINAL = frozenset({"content_filter", "context_length", "refused"})  # asking again would bring the same
+BLOCK = 1000  # rows that are worked on at once
 NOT_ASKED = "not asked: cost.budget_usd is spent"
 FORMS = (AnswerForm(schema=True, logprobs=True), AnswerForm(logprobs=True), AnswerForm(schema=True))
 COLUMNS = ["chunk_id", "text", "label", "confidence", "reason", "source", "reply"]
@@ -91,24 +92,54 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
     """
     api, prompt = config.api_of(size), label_prompt(config, rules)
     shared = prompt.render()
-    keys = [stored_under(config, size, text=text, prompt=shared) for text in chunks["text"]]
-    table = chunks[["chunk_id", "text"]].assign(key=keys)
+
+    def keyed(texts: pd.DataFrame) -> pd.DataFrame:
+        return texts.assign(key=[stored_under(config, size, text=text, prompt=shared) for text in texts["text"]])
+
+    table = _by_blocks(chunks[["chunk_id", "text"]].reset_index(drop=True), keyed)
     failed = _ask_missing(table, size, prompt, config, store)
-    answers = (store.get_answers([key]).get(key) for key in keys)  # one at a time: all of them would fill the memory
-    rows = [_row(answer, failed.get(key)) for key, answer in zip(keys, answers, strict=True)]
-    labels = pd.DataFrame(rows, columns=["label", "confidence", "scores", "reason", "reply"])
     if api.mode == "local":
-        classes = config.classification.classes
-        scores = np.array(labels["scores"].tolist(), dtype=np.float32).reshape(len(keys), len(classes))
-        proba = center_scores(scores)
-        labels["label"] = [classes[i] for i in proba.argmax(axis=1)]
-        labels["confidence"] = proba.max(axis=1)
-    labels[["chunk_id", "text", "source"]] = table[["chunk_id", "text"]].assign(source=size).to_numpy()
+        labels = _best_classes(table, config.classification.classes, store)
+    else:
+        labels = _by_blocks(table, lambda rows: _read(rows, failed, store))
+    labels = labels.assign(source=size)
     if samples_of(config, size) > 1:
         unsure = labels["label"].notna() & labels["confidence"].isna()
         voted = _votes(labels[unsure], size, prompt, config, store)
         labels.loc[voted.index, voted.columns] = voted
     return labels[COLUMNS].astype({"label": object, "confidence": float})
+
+
+def _by_blocks(table: pd.DataFrame, work: Callable[[pd.DataFrame], pd.DataFrame]) -> pd.DataFrame:
+    """`work` on some rows at a time: what it needs beside its result does not grow with the table."""
+    starts = range(0, max(1, len(table)), BLOCK)
+    return pd.concat([work(table.iloc[start : start + BLOCK]) for start in starts], ignore_index=True)
+
+
+def _read(rows: pd.DataFrame, failed: dict[str, tuple[str, str]], store: LabelStore) -> pd.DataFrame:
+    """chunk_id, text, label, confidence, reason and reply, from the store or, of what failed, from `failed`."""
+    answers = store.get_answers(rows["key"])
+    found = []
+    for key in rows["key"]:
+        answer = answers.get(key)
+        if answer is not None:
+            found.append((answer.label, answer.confidence, "", answer.reply))
+        else:
+            found.append((None, None, *failed.get(key, (NOT_ASKED, ""))))
+    columns = ["label", "confidence", "reason", "reply"]
+    return rows[["chunk_id", "text"]].join(pd.DataFrame(found, columns=columns, index=rows.index))
+
+
+def _best_classes(table: pd.DataFrame, classes: Sequence[str], store: LabelStore) -> pd.DataFrame:
+    """The same of a local model, whose scores are centred over all texts."""
+
+    def read(rows: pd.DataFrame) -> pd.DataFrame:
+        answers = store.get_answers(rows["key"])
+        return pd.DataFrame([answers[key].scores for key in rows["key"]], columns=range(len(classes)), dtype=np.float32)
+
+    proba = center_scores(_by_blocks(table, read).to_numpy())
+    best = [classes[i] for i in proba.argmax(axis=1)]
+    return table[["chunk_id", "text"]].assign(label=best, confidence=proba.max(axis=1), reason="", reply=None)
 
 
 def _ask_missing(
@@ -118,9 +149,8 @@ def _ask_missing(
 
     `sampled` answers are further ones to a text, asked for at a higher temperature.
     """
-    known = store.answered(table["key"])
-    store.count_cached(sum(key in known for key in table["key"]))
-    missing = table[~table["key"].isin(known)]
+    missing = _by_blocks(table, lambda rows: rows[~rows["key"].isin(store.answered(rows["key"]))])
+    store.count_cached(len(table) - len(missing))
     if missing.empty:
         return {}
     api = config.api_of(size)
@@ -185,13 +215,6 @@ def read_test_labels(run: RunFolder) -> pd.DataFrame:
     """The test set's chunk_id, text, label, confidence, reason, source and reply, as `label_chunks` gave them."""
     rows = run.read_yaml(run.test_labels, made_by="03_test_labels")["labels"]
     return pd.DataFrame(rows, columns=COLUMNS).astype({"label": object, "confidence": float})
-
-
-def _row(answer: Answer | None, failure: tuple[str, str] | None) -> tuple[Any, ...]:
-    if answer is not None:
-        return answer.label, answer.confidence, answer.scores, "", answer.reply
-    reason, reply = failure or (NOT_ASKED, "")
-    return None, None, None, reason, reply
 
 
 class _Asker:

@@ -1,5 +1,6 @@
 """Labelling: every label belongs to its text, is asked for once, and is never a guess."""
 
+import gc
 import json
 import math
 import random
@@ -7,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
+import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -166,6 +168,33 @@ def test_concurrency_limit_calls_run_at_once_and_never_more(
         )
         assert server.peak == limit
         assert server.calls == 12
+
+
+def test_memory_grows_with_the_texts_by_their_labels_only(
+    make_config: MakeConfig, store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(labeling, "BLOCK", 100)
+
+    def served(n: int) -> tuple[int, int]:
+        """Bytes kept, and the most there were, for answers from the store, as the server's memory does not count."""
+        gc.collect()
+        tracemalloc.start()
+        labels = label(chunks[:n], config, store)
+        gc.collect()
+        used = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert labels["label"].tolist() == true_labels(chunks[:n])
+        return used
+
+    chunks = some(700)
+    with ChatServer(LABELLER) as server:
+        config = make_config(server.url)
+        label(chunks, config, store)
+    served(40)  # what is made once
+    few, many = served(200), served(700)
+    kept, peak = ((more - less) / 500 for more, less in zip(many, few, strict=True))
+    assert kept < 150  # bytes a text
+    assert peak < 300
 
 
 def test_the_next_batch_begins_with_as_many_calls_as_the_endpoint_took(
