@@ -8,7 +8,6 @@ to stop are other modules' questions. torch and transformers are imported when t
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 
 from nbhelpers import encoder
 from nbhelpers.errors import ClassifierError
+from nbhelpers.run_folder import replacing_folder
 
 Progress = Callable[[int, int], None]  # called with (done, total): steps in `fit`, texts in `predict_proba`
 
@@ -94,25 +94,15 @@ class Classifier:
             ClassifierError: it cannot be written.
         """
         folder = Path(folder)
-        part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
         try:
-            for left_over in (part, old):
-                shutil.rmtree(left_over, ignore_errors=True)
-            part.mkdir(parents=True)
-            with encoder.quiet():
+            with replacing_folder(folder) as part, encoder.quiet():
                 self.model.save_pretrained(part)
                 self.tokenizer.save_pretrained(part)
-            (part / "training.json").write_text(json.dumps(self.training, indent=1, ensure_ascii=False), "utf-8")
-            if folder.exists():
-                folder.rename(old)
-            part.rename(folder)
+                (part / "training.json").write_text(json.dumps(self.training, indent=1, ensure_ascii=False), "utf-8")
         except OSError as error:
             raise ClassifierError(
                 f"the classifier could not be saved in {folder} ({error}): free or change it."
             ) from error
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
     @classmethod
     def load(cls, folder: Path | str) -> Classifier:

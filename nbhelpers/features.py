@@ -47,7 +47,7 @@ def features(texts: Sequence[str], *, base_model: Path | str, run: RunFolder | N
     if len(texts) == 0:
         return np.empty((0, 0), dtype=np.float32)
     model = find_model(base_model)
-    made_by = _fingerprint(model)
+    made_by = fingerprint(model)
     keys = [hashlib.sha256(f"{made_by}\n{text}".encode("utf-8", "surrogatepass")).hexdigest() for text in texts]
     known = {} if run is None else _read(run)
     missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
@@ -57,6 +57,13 @@ def features(texts: Sequence[str], *, base_model: Path | str, run: RunFolder | N
             rows = pd.DataFrame({"key": list(known), "features": [row.tobytes() for row in known.values()]})
             write_table(run.root / CACHE, rows)
     return np.stack([known[key] for key in keys])
+
+
+def fingerprint(folder: Path) -> str:
+    """Changes with the model's files; where they lie does not matter."""
+    files = sorted(file for file in (folder.iterdir() if folder.is_dir() else [folder]) if file.is_file())
+    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return hashlib.sha256(repr((MAX_TOKENS, stats)).encode()).hexdigest()
 
 
 def _read(run: RunFolder) -> dict[str, Features]:
@@ -89,10 +96,3 @@ def _compute(texts: list[str], base_model: Path) -> Features:
                 bar.update(len(rows))
             blocks.append(block)
     return np.concatenate(blocks)
-
-
-def _fingerprint(folder: Path) -> str:
-    """Changes with the model's files; where they lie does not matter."""
-    files = sorted(file for file in (folder.iterdir() if folder.is_dir() else [folder]) if file.is_file())
-    stats = [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in files]
-    return hashlib.sha256(repr((MAX_TOKENS, stats)).encode()).hexdigest()

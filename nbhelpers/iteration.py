@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from nbhelpers.agreement import read_calibration
+from nbhelpers.alignment import aligned_encoder
 from nbhelpers.calibration import fit_temperature
 from nbhelpers.cascade import believed_labels
 from nbhelpers.class_shares import log_correction
@@ -21,7 +22,6 @@ from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ClassifierError, ConfigError
 from nbhelpers.evaluation import Evaluation, clearly_better, evaluate
-from nbhelpers.models import find_model
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
 from nbhelpers.training import TrainingSettings, fit
@@ -58,7 +58,14 @@ class Iteration:
 
 
 def train(
-    number: int, labels: pd.DataFrame, *, shares: pd.DataFrame, balance: str, config: Config, run: RunFolder
+    number: int,
+    labels: pd.DataFrame,
+    *,
+    pool: Sequence[str],
+    shares: pd.DataFrame,
+    balance: str,
+    config: Config,
+    run: RunFolder,
 ) -> Classifier:
     """Trains, calibrates and saves classifier `number`; one made from the same labels and settings is loaded instead.
 
@@ -68,6 +75,7 @@ def train(
     Args:
         number: the iteration's. Classifiers from it on, made from other labels, are removed.
         labels: all labels so far, with split; those of the validation set, and failed ones, are not trained on.
+        pool: the texts that may be labelled; the encoder is aligned on them, once.
         shares: the classes' shares of the pool, as `estimate_shares` gives them.
         balance: "auto", "none" or "weights".
         config, run: the encoder, seed and classes; where it is saved.
@@ -105,13 +113,14 @@ def train(
     if kept is not None:
         return kept
     run.forget_iterations(number)
+    base = aligned_encoder(pool, base_model=base_model, seed=config.system.seed, run=run)
     targets = believed_labels(texts, config=config, run=run)
     with progress_bar(None, desc=f"training classifier_{number}", unit="step") as bar:
         classifier = fit(
             texts["text"].tolist(),
             texts["label"].tolist(),
             classes=classes,
-            base_model=find_model(base_model),
+            base_model=base,
             settings=settings,
             targets=targets,
             progress=counter(bar),

@@ -231,7 +231,15 @@ class Rounds:
             raise BudgetError("cost.budget_usd is spent before the first text of the train set. Raise it to go on.")
         write_table(self.run.train_labels, labels)
         shares = pool_shares(labels, self.pool.chunks, config=self.config, store=self.store)
-        self.classifier = train(number, labels, shares=shares, balance=balance, config=self.config, run=self.run)
+        self.classifier = train(
+            number,
+            labels,
+            pool=self.pool.chunks["text"].tolist(),
+            shares=shares,
+            balance=balance,
+            config=self.config,
+            run=self.run,
+        )
         seconds = time.perf_counter() - started
         iteration = measure(
             number,

@@ -69,12 +69,8 @@ class RunFolder:
 
     def copy_iteration(self, number: int, *, to: int) -> None:
         """Gives a classifier and its dataset a second number; a killed copy leaves nothing under it."""
-        target = self.classifier(to)
-        part = target.with_name(f".{target.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        shutil.copytree(self.classifier(number), part)
-        shutil.rmtree(target, ignore_errors=True)
-        part.rename(target)
+        with replacing_folder(self.classifier(to)) as part:
+            shutil.copytree(self.classifier(number), part, dirs_exist_ok=True)
         write_text(self.dataset(to), self.dataset(number).read_text("utf-8"))
 
     @cached_property
@@ -140,6 +136,27 @@ def write_table(path: Path, table: "pd.DataFrame") -> None:
     """Writes a parquet file in one step."""
     with _replacing(path) as temporary:
         table.to_parquet(temporary, index=False)
+
+
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """An empty sibling to fill, which then takes the folder's place; a killed run never leaves half a folder.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    part, old = (folder.with_name(f".{folder.name}.{end}") for end in ("part", "old"))
+    try:
+        for left_over in (part, old):
+            shutil.rmtree(left_over, ignore_errors=True)
+        part.mkdir(parents=True)
+        yield part
+        if folder.exists():
+            folder.rename(old)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -5,10 +5,8 @@ Which texts are labelled, and how good the result is, are other modules' questio
 
 Source: enough steps for few labels, warm-up as a share of them, AdamW with bias correction, after Mosbach et al. 2021
 (arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987); beside the cross-entropy a supervised contrastive loss on
-what the last layer reads, Gunel et al. 2021 (arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362). The loop is
-our own: as fast as transformers' Trainer in bfloat16, and shorter than what that needs to be quiet, take soft targets
-and train the head faster than the encoder (tests/benchmarks/training_speed.py). What was tried and lost stands in
-tests/benchmarks/few_labels.py.
+what the last layer reads, Gunel et al. 2021 (arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362). What was
+tried and lost stands in tests/benchmarks/few_labels.py.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from __future__ import annotations
 import platform
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,14 +25,14 @@ import pandas as pd
 from nbhelpers import encoder
 from nbhelpers.classifier import Classifier, Progress
 from nbhelpers.errors import ClassifierError, ConfigError
+from nbhelpers.training_loop import freeze_large_table, minimise, train_batches
 
 if TYPE_CHECKING:
     import torch
 
-RECIPE = 5  # raise it when equal settings would train a different classifier than before
+RECIPE = 6  # raise it when equal settings would train a different classifier than before
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
 IMBALANCED = 3  # `balance: auto` weights classes from this ratio of the most to the least frequent
-LARGE_TABLE = 0.25  # share of the parameters from which on the table of words is not trained
 CLOSENESS = 0.1  # the contrastive loss's temperature
 
 
@@ -51,7 +49,6 @@ class TrainingSettings:
     batch_size: int = 16
     learning_rate: float | None = None  # None: by width, 1e-4 at 384 (MiniLM) and 5e-5 at 768 (DistilBERT)
     head_learning_rate: float = 1e-3
-    warmup_ratio: float = 0.1
     weight_decay: float = 0.01
     contrast: float = 0.5  # weight of the contrastive loss
     max_tokens: int = encoder.LONGEST  # of a text in prediction
@@ -102,16 +99,12 @@ def fit(
     if targets is None:
         targets = np.eye(len(classes))[[place[label] for label in labels]]
     device = encoder.best_device()
-    low_precision = encoder.bfloat16_pays(device)
     table = describe_balance({name: list(labels).count(name) for name in classes}, settings.balance)
     with encoder.quiet(), torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model, tokenizer = _new_model(base_model, classes)
         tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
-        model.to(device).train()
-        words = model.get_input_embeddings().weight
-        # Few labels teach few words, and updates of a large table take as long as all the rest.
-        words.requires_grad_(words.numel() < LARGE_TABLE * model.num_parameters())
+        freeze_large_table(model)
         tokens = encoder.encode(tokenizer, texts, min(settings.train_tokens, tokenizer.model_max_length))
         long = max(1, int(np.quantile([len(ids) for ids in tokens], 0.9)))
         size = min(settings.batch_size, max(4, settings.batch_tokens // long))
@@ -122,35 +115,29 @@ def fit(
             dtype=torch.float32,
             device=device,
         )
-        optimizer = torch.optim.AdamW(_parameter_groups(model, settings), fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_then_down(steps, settings.warmup_ratio))
-        batches = _train_batches([len(ids) for ids in tokens], size, random.Random(settings.seed))
-        read: list[torch.Tensor] = []  # by the last layer
-        hook = encoder.output_layer(model).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-        for step, rows in zip(range(1, steps + 1), batches, strict=False):
-            with encoder.autocast(device, low_precision):
-                logits = model(**encoder.padded(tokenizer, [tokens[row] for row in rows], device)).logits
+        batches = train_batches([len(ids) for ids in tokens], size, random.Random(settings.seed))
+
+        def loss(model: Any, rows: list[int]) -> torch.Tensor:
+            read: list[torch.Tensor] = []  # by the last layer
+            hook = encoder.output_layer(model).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+            logits = model(**encoder.padded(tokenizer, [tokens[row] for row in rows], device)).logits
+            hook.remove()
             losses = torch.nn.functional.cross_entropy(logits.float(), goals[rows], reduction="none")
-            contrast = _contrastive_loss(read.pop().float(), goals[rows].argmax(dim=1))
-            loss = (losses * weights[rows]).mean() + settings.contrast * contrast
-            loss.backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-            if progress is not None:
-                progress(step, steps)
-        hook.remove()
+            contrast = _contrastive_loss(read[0].float(), goals[rows].argmax(dim=1))
+            return (losses * weights[rows]).mean() + settings.contrast * contrast
+
+        groups = _parameter_groups(model, settings)
+        minimise(model, loss, batches, parameters=groups, steps=steps, progress=progress)
         model.requires_grad_(True)
     training = {
         "settings": settings.fingerprint(),
         "texts": len(texts),
         "steps": steps,
         "seconds": round(time.perf_counter() - started, 2),
-        "dtype": "bfloat16" if low_precision else "float32",
+        "dtype": "bfloat16" if encoder.bfloat16_pays(device) else "float32",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": _version()},
     }
-    return Classifier(list(classes), model.eval(), tokenizer, training)
+    return Classifier(list(classes), model, tokenizer, training)
 
 
 def describe_balance(counts: Mapping[str, int], balance: str) -> pd.DataFrame:
@@ -200,13 +187,9 @@ def _new_model(base_model: Path | str, classes: Sequence[str]) -> tuple[Any, Any
         label2id={name: i for i, name in enumerate(classes)},
         problem_type="single_label_classification",
     )
-    options = {"config": config, "dtype": "float32", "ignore_mismatched_sizes": True}  # it may have had another head
-    if encoder.best_device().type == "cpu":
-        options["attn_implementation"] = (
-            "eager"  # on the CPU its backward pass is a quarter to a third faster than sdpa's
-        )
-    return encoder.load("AutoModelForSequenceClassification", base_model, **options), encoder.load(
-        "AutoTokenizer", base_model
+    # It may have had another head.
+    return encoder.load_to_train(
+        "AutoModelForSequenceClassification", base_model, config=config, ignore_mismatched_sizes=True
     )
 
 
@@ -247,24 +230,6 @@ def _parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, 
         }
         for (in_head, is_matrix), parameters in groups.items()
     ]
-
-
-def _warm_up_then_down(steps: int, warmup_ratio: float) -> Callable[[int], float]:
-    warm_up = max(1, round(warmup_ratio * steps))
-    return lambda step: min((step + 1) / warm_up, max(0, steps - step) / max(1, steps - warm_up))
-
-
-def _train_batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:
-    """Batches of texts of similar length, in a new random make-up and order in every epoch, without end."""
-    group = size * min(50, max(1, len(lengths) // (4 * size)))  # few texts: short groups, or batches would never change
-    while True:
-        order = rng.sample(range(len(lengths)), len(lengths))
-        batches = []
-        for start in range(0, len(order), group):
-            rows = sorted(order[start : start + group], key=lengths.__getitem__)
-            batches += [rows[i : i + size] for i in range(0, len(rows), size)]
-        rng.shuffle(batches)
-        yield from batches
 
 
 def _version() -> str:

@@ -147,6 +147,7 @@ class WordFits:
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Self:
         """Puts it in place of `fit`, and WordClassifier in place of Classifier, until the test ends."""
         monkeypatch.setattr(iteration, "fit", self)
+        monkeypatch.setattr(iteration, "aligned_encoder", lambda pool, *, base_model, **_: base_model)
         monkeypatch.setattr(iteration, "believed_labels", lambda labels, **_: None)  # the words are all it goes by
         monkeypatch.setattr(iteration, "Classifier", WordClassifier)
         monkeypatch.setattr(prediction, "Classifier", WordClassifier)

@@ -43,7 +43,7 @@ def labelled(n: int = 40, *, wrong: int = 0) -> pd.DataFrame:
 
 
 def trained(config: Config, run: RunFolder, labels: pd.DataFrame, **changes: Any) -> Classifier:
-    options = {"shares": estimate_shares([], CLASSES), "balance": "auto", **changes}
+    options = {"pool": labels["text"].tolist(), "shares": estimate_shares([], CLASSES), "balance": "auto", **changes}
     return train(1, labels, config=config, run=run, **options)
 
 

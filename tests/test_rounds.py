@@ -234,12 +234,14 @@ def test_shares_of_the_pool_are_those_of_its_random_part(start: Start, fits: Wor
     assert shares["n"].to_dict() == {name: (labels[sample] == name).sum() for name in shares.index}
 
 
-def test_random_selection_looks_at_no_features(start: Start, fits: WordFits, store: LabelStore) -> None:
+def test_random_selection_looks_at_no_features(
+    start: Start, fits: WordFits, store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batches, "features", None)
     fits.blind = [ALL] * 3
     rounds = start(training={"selection": "random"})
     rounds.run_until_done()
     assert set(store.selection()["why"]) == {"random"}
-    assert not (rounds.run.root / "features.parquet").exists()
 
 
 def test_an_increment_over_the_number_of_candidates_looked_at_is_filled(

@@ -64,7 +64,12 @@ class Case:
         self, folder: Path, seed: int, model: str, cache: RunFolder, rare: float | None, *, noise: float | None = None
     ):
         task = json.loads((folder / "task.json").read_text("utf-8"))
-        self.seed, self.model, self.classes = seed, model, [entry["name"] for entry in task["classes"]]
+        self.seed, self.model, self.cache, self.classes = (
+            seed,
+            model,
+            cache,
+            [entry["name"] for entry in task["classes"]],
+        )
         with (folder / "data.jsonl").open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         random.Random(seed).shuffle(rows)
@@ -88,6 +93,13 @@ class Case:
         self.rows = features(self.pool["text"].tolist(), base_model=model, run=cache)
         self.test_rows = features(self.test, base_model=model, run=cache)
         self.why: dict[str, str] = {}
+
+    @property
+    def aligned(self) -> Path:
+        """The encoder that the package fine-tunes, prepared on the pool's texts."""
+        from nbhelpers.alignment import aligned_encoder
+
+        return aligned_encoder(self.pool["text"].tolist(), base_model=self.model, seed=self.seed, run=self.cache)
 
     def choose(self, chosen: list[int], strategy: str) -> list[int]:
         """Places in the pool of the next batch; `why` says of each text so far why it was chosen."""
@@ -126,7 +138,6 @@ class Case:
         if known["label"].nunique() < 2:  # as may be in a first batch at random
             predicted = [known["label"].iloc[0]] * len(self.true)
         elif fine_tune:
-            from nbhelpers.models import find_model
             from nbhelpers.training import TrainingSettings, fit
 
             settings = TrainingSettings(seed=self.seed, balance=balance)
@@ -134,7 +145,7 @@ class Case:
                 known["text"].tolist(),
                 known["label"].tolist(),
                 classes=self.classes,
-                base_model=find_model(self.model),
+                base_model=self.aligned,
                 settings=settings,
             )
             predicted = [made.classes[i] for i in made.predict_proba(self.test).argmax(axis=1)]

@@ -1,0 +1,101 @@
+"""alignment: the first token of the pool's texts says what the mean over their tokens says."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from key_words import VOCABULARY, keyword_texts
+from tiny_models import tiny_bert, tiny_distilbert
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from nbhelpers import alignment, encoder
+from nbhelpers.alignment import MADE_FROM, aligned_encoder
+from nbhelpers.errors import ClassifierError
+from nbhelpers.features import features
+from nbhelpers.run_folder import RunFolder
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+POOL = keyword_texts(80)[0]
+OTHERS = keyword_texts(40, seed=1)[0]
+
+
+@pytest.fixture
+def trainings(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The steps of each training that was needed; the trainings are real."""
+    steps: list[int] = []
+    minimise = alignment.minimise
+    monkeypatch.setattr(alignment, "minimise", lambda *a, **k: (steps.append(k["steps"]), minimise(*a, **k)))
+    return steps
+
+
+def closeness(folder: Path, base_model: Path) -> float:
+    """Mean cosine of what the pooling layer gives with the base model's mean, on texts that were not trained on."""
+    tokenizer, said = AutoTokenizer.from_pretrained(folder), []
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    encoder.pooling_layer(model).register_forward_hook(lambda *call: said.append(call[-1].numpy()))
+    with torch.inference_mode():
+        model(**tokenizer(OTHERS, padding=True, return_tensors="pt"))
+    rows = said[0] / np.linalg.norm(said[0], axis=1, keepdims=True)
+    return float((rows * features(OTHERS, base_model=base_model)).sum(axis=1).mean())
+
+
+@pytest.mark.parametrize("make", [tiny_bert, tiny_distilbert])
+def test_the_head_reads_what_the_mean_says_of_other_texts_too(
+    make: Callable[..., Path], run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(alignment, "RATE", 0.2)  # a tiny random encoder needs a high one
+    base = make(tmp_path / "base", VOCABULARY)
+    folder = aligned_encoder(POOL, base_model=base, seed=0, run=run)
+    assert closeness(base, base) < 0.5
+    assert closeness(folder, base) > 0.8
+
+
+def test_it_is_made_once_and_again_only_where_something_changed(bert: Path, run: RunFolder, trainings: list[int]):
+    folder = aligned_encoder(POOL, base_model=bert, seed=0, run=run)
+    before = (folder / "model.safetensors").read_bytes()
+    assert aligned_encoder(POOL, base_model=bert, seed=0, run=run) == folder
+    assert trainings == [40]  # 8 passes over 80 texts, 16 at a time
+    aligned_encoder(POOL[:20], base_model=bert, seed=0, run=run)
+    aligned_encoder(POOL[:20], base_model=bert, seed=1, run=run)
+    assert trainings == [40, 10, 10]
+    (folder / MADE_FROM).write_text("{")
+    aligned_encoder(POOL, base_model=bert, seed=0, run=run)
+    assert trainings == [40, 10, 10, 40]
+    assert (folder / "model.safetensors").read_bytes() == before
+
+
+def test_another_base_model_is_aligned_anew(bert: Path, run: RunFolder, tmp_path: Path, trainings: list[int]):
+    aligned_encoder(POOL, base_model=bert, seed=0, run=run)
+    aligned_encoder(POOL, base_model=tiny_bert(tmp_path / "other", VOCABULARY), seed=0, run=run)
+    assert len(trainings) == 2
+
+
+def test_many_texts_are_sampled_and_steps_are_limited(
+    bert: Path, run: RunFolder, trainings: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(alignment, "TEXTS", 30)
+    monkeypatch.setattr(alignment, "STEPS", 4)
+    aligned_encoder(POOL, base_model=bert, seed=0, run=run)
+    assert trainings == [4]
+    assert len(np.unique(features(POOL, base_model=bert), axis=0)) == 80
+    assert len(alignment.features.__globals__["_read"](run)) == 30  # only those were computed
+
+
+def test_a_killed_training_leaves_nothing_and_a_wrong_model_is_told(
+    bert: Path, run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(alignment, "minimise", killed)
+        with pytest.raises(KeyboardInterrupt):
+            aligned_encoder(POOL, base_model=bert, seed=0, run=run)
+    assert not (run.root / "encoder").exists()
+    (tmp_path / "nothing").mkdir()
+    (tmp_path / "nothing" / "config.json").write_text("{}")
+    (tmp_path / "nothing" / "model.safetensors").write_bytes(b"")
+    with pytest.raises(ClassifierError, match=r"training\.model_path"):
+        aligned_encoder(POOL, base_model=tmp_path / "nothing", seed=0, run=run)
