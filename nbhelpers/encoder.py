@@ -120,39 +120,35 @@ def output_layer(model: Any) -> torch.nn.Linear:
     Raises:
         ClassifierError: there is none, or none with a bias, as in models that write text.
     """
-    return _last_layers(model)[-1]
+    layers = _linear_layers_to_the_output(model)
+    if not layers or layers[-1].bias is None:
+        raise ClassifierError(
+            f"A model of type {model.config.model_type} is no text encoder with a usual head. "
+            "Set training.model_path to one such as 'distilbert/distilbert-base-uncased'."
+        )
+    return layers[-1]
 
 
-def pooling_layer(model: Any) -> torch.nn.Linear:
+def pooling_layer(model: Any) -> torch.nn.Linear | None:
     """The layer of a sequence classifier just before the last: from the first token to the text's representation.
 
-    It is BERT's `pooler.dense`, DistilBERT's `pre_classifier`, RoBERTa's `classifier.dense`.
-
-    Raises:
-        ClassifierError: there is none, or none as wide as the encoder on both sides.
+    It is BERT's `pooler.dense`, DistilBERT's `pre_classifier`, RoBERTa's `classifier.dense`. None: there is none, and
+    the last layer reads the first token itself.
     """
-    layer, width = _last_layers(model)[0], model.config.hidden_size
-    if (layer.in_features, layer.out_features) != (width, width):
-        raise _no_usual_head(model)
-    return layer
+    width = model.config.hidden_size
+    for layer in _linear_layers_to_the_output(model)[-2:-1]:
+        if (layer.in_features, layer.out_features) == (width, width):
+            return layer
+    return None
 
 
-def _last_layers(model: Any) -> list[torch.nn.Linear]:
+def _linear_layers_to_the_output(model: Any) -> list[torch.nn.Linear]:
     import torch
 
-    linear = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
-    while linear and linear[-1].out_features != model.config.num_labels:
-        linear.pop()
-    if len(linear) < 2 or linear[-1].bias is None:
-        raise _no_usual_head(model)
-    return linear[-2:]
-
-
-def _no_usual_head(model: Any) -> ClassifierError:
-    return ClassifierError(
-        f"A model of type {model.config.model_type} is no text encoder with a usual head. "
-        "Set training.model_path to one such as 'distilbert/distilbert-base-uncased'."
-    )
+    layers = [layer for layer in model.modules() if isinstance(layer, torch.nn.Linear)]
+    while layers and layers[-1].out_features != model.config.num_labels:
+        layers.pop()
+    return layers
 
 
 def best_device() -> torch.device:

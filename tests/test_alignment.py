@@ -8,7 +8,7 @@ import pytest
 import torch
 from key_words import VOCABULARY, keyword_texts
 from tiny_models import tiny_bert, tiny_distilbert
-from transformers import AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
 from nbhelpers import alignment, encoder
 from nbhelpers.alignment import MADE_FROM, aligned_encoder
@@ -50,6 +50,23 @@ def test_the_head_reads_what_the_mean_says_of_other_texts_too(
     folder = aligned_encoder(POOL, base_model=base, seed=0, run=run)
     assert closeness(base, base) < 0.5
     assert closeness(folder, base) > 0.8
+
+
+def test_a_head_without_a_pooling_layer_reads_the_mean_itself(run: RunFolder, tmp_path: Path):
+    from transformers import MobileBertConfig, MobileBertModel
+
+    config = MobileBertConfig(
+        **{"hidden_size": 32, "embedding_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2},
+        **{"intermediate_size": 64, "intra_bottleneck_size": 16, "classifier_activation": False},
+    )
+    base = tiny_bert(tmp_path / "base", VOCABULARY)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    config.vocab_size = len(tokenizer)
+    MobileBertModel(config).save_pretrained(base)
+    folder = aligned_encoder(POOL, base_model=base, seed=0, run=run)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert encoder.pooling_layer(model) is None
+    assert model.config.model_type == "mobilebert"
 
 
 def test_it_is_made_once_and_again_only_where_something_changed(bert: Path, run: RunFolder, trainings: list[int]):
@@ -94,6 +111,11 @@ def test_a_killed_training_leaves_nothing_and_a_wrong_model_is_told(
         with pytest.raises(KeyboardInterrupt):
             aligned_encoder(POOL, base_model=bert, seed=0, run=run)
     assert not (run.root / "encoder").exists()
+    causal = tmp_path / "causal"
+    GPT2Model(GPT2Config(vocab_size=99, n_embd=32, n_layer=1, n_head=2)).save_pretrained(causal)
+    AutoTokenizer.from_pretrained(bert).save_pretrained(causal)
+    with pytest.raises(ClassifierError, match="type gpt2 is no text encoder"):
+        aligned_encoder(POOL, base_model=causal, seed=0, run=run)
     (tmp_path / "nothing").mkdir()
     (tmp_path / "nothing" / "config.json").write_text("{}")
     (tmp_path / "nothing" / "model.safetensors").write_bytes(b"")
