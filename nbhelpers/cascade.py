@@ -48,10 +48,13 @@ def examine_labels(labels: pd.DataFrame, *, config: Config, run: RunFolder) -> p
         labels: with text, label, confidence and source; failed ones are left out.
         config, run: the classes and the encoder; the features of the texts are kept in the run folder.
     Returns:
-        The rows with a label, with predicted, probability, suggested and doubt as `examine` gives them.
+        The rows with a label, with predicted, probability, suggested and doubt as `examine` gives them; a person's
+        label has no doubt.
     """
     usable = labels[labels["label"].notna()].reset_index(drop=True)
-    found = examine(*_evidence(usable, config, run), classes=config.classification.classes, seed=config.system.seed)
+    certain = (usable["source"] == "human").tolist()
+    classes, seed = config.classification.classes, config.system.seed
+    found = examine(*_evidence(usable, config, run), classes=classes, seed=seed, certain=certain)
     return pd.concat([usable, found], axis=1)
 
 

@@ -83,9 +83,7 @@ def soft_targets(
     Raises:
         ClassifierError: as in `doubt`.
     """
-    proba, doubts = _examine(features, labels, confidence, classes, seed)
-    if certain is not None:
-        doubts = np.where(np.asarray(certain, dtype=bool), 0.0, doubts)
+    proba, doubts = _examine(features, labels, confidence, classes, seed, certain)
     rows, given = np.arange(len(doubts)), _places(labels, classes)
     for place in np.unique(given):
         doubts[given == place] *= CLASS_DOUBT / max(doubts[given == place].mean(), CLASS_DOUBT)
@@ -125,6 +123,7 @@ def examine(
     *,
     classes: Sequence[str],
     seed: int,
+    certain: Sequence[bool] | Truths | None = None,
 ) -> pd.DataFrame:
     """What a classifier that never saw a label says of its text, and which labels are likely wrong.
 
@@ -133,13 +132,14 @@ def examine(
 
     Args:
         features, labels, confidence, classes, seed: as in `doubt`.
+        certain: as in `soft_targets`; such a label has no doubt and is never likely wrong.
     Returns:
         A row a label: predicted (the classifier's class; the label itself where it knows nothing), probability (of
         predicted), suggested (the class for a label that is likely wrong, else missing), doubt.
     Raises:
         ClassifierError: as in `doubt`.
     """
-    proba, doubts = _examine(features, labels, confidence, classes, seed)
+    proba, doubts = _examine(features, labels, confidence, classes, seed, certain)
     given = _places(labels, classes)
     rows = np.arange(len(given))
     thresholds = np.full(len(classes), np.inf)
@@ -148,7 +148,7 @@ def examine(
     certain = np.where(proba >= thresholds, proba, 0.0)
     suggested = np.where(certain.any(axis=1), certain.argmax(axis=1), given)
     enough = min(0.5, LISTED * doubts.mean()) if len(doubts) else 0.5
-    likely = (suggested != given) & (doubts >= enough)
+    likely = (suggested != given) & (doubts >= enough) & (doubts > 0)
     predicted = np.where(proba[rows, given] >= proba.max(axis=1), given, proba.argmax(axis=1))
     names = np.array(classes, dtype=object)
     return pd.DataFrame(
@@ -167,8 +167,9 @@ def _examine(
     confidence: Sequence[float | None] | Floats,
     classes: Sequence[str],
     seed: int,
+    certain: Sequence[bool] | Truths | None = None,
 ) -> tuple[Floats, Floats]:
-    """The classifier's probabilities (n, classes), sharpened, and the doubt (n,)."""
+    """The classifier's probabilities (n, classes), sharpened, and the doubt (n,), 0 where a label is certain."""
     if not len(features) == len(labels) == len(confidence):
         raise ClassifierError(
             f"{len(features)} rows, {len(labels)} labels and {len(confidence)} confidences: give one of each a text."
@@ -179,7 +180,7 @@ def _examine(
         logs = _cross_validated(features, given, weights, len(classes), seed)
         proba, doubts = _combine(logs, given, log_odds)
         weights = 1.0 - doubts
-    return proba, doubts
+    return proba, doubts if certain is None else np.where(np.asarray(certain, dtype=bool), 0.0, doubts)
 
 
 def _places(labels: Sequence[str], classes: Sequence[str]) -> Integers:

@@ -139,6 +139,18 @@ def test_every_label_is_examined_and_what_the_small_llm_said_stands_beside_it(op
     assert "weather" not in set(odd["label"])
 
 
+def test_a_persons_label_is_in_no_doubt(opened: Open, store: LabelStore) -> None:
+    rounds = opened()
+    rounds.step()
+    corrected = rounds.final.labels["chunk_id"].tolist()[:3]
+    for chunk_id in corrected:
+        store.set_human_label(chunk_id, "sports")
+    rounds.step()
+    examined = rounds.examine_labels().set_index("chunk_id")
+    assert examined.loc[corrected, "source"].tolist() == ["human"] * 3
+    assert (examined["doubt"] == 0).tolist() == examined.index.isin(corrected).tolist()
+
+
 def test_the_small_llms_confidence_counts_calibrated_and_stays_as_it_was_given(
     make_config: MakeConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -212,6 +212,16 @@ def test_clean_labels_give_no_likely_errors():
     assert likely_errors(rows, flipped(truth, []), [None] * 120) == {}
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_what_a_person_said_is_in_no_doubt_and_no_likely_error(everything: bool):
+    rows, truth = clusters(120)
+    certain = [everything or place == 4 for place in range(120)]
+    found = examine(rows, flipped(truth, [4, 50]), [None] * 120, classes=CLASSES, seed=0, certain=certain)
+    assert found["doubt"][4] == 0
+    assert (found["doubt"] == 0).tolist() == certain
+    assert found.index[found["suggested"].notna()].tolist() == ([] if everything else [50])
+
+
 def test_a_confidence_that_holds_keeps_a_label_off_the_list():
     rows, truth = clusters(120, spread=0.3)
     labels = flipped(truth, [5, 40])
