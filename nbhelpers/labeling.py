@@ -189,26 +189,44 @@ def _votes(labels: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config
     return pd.DataFrame(rows, columns=["label", "confidence", "reply"], index=labels.index)
 
 
-def unanswered(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config, store: LabelStore) -> pd.DataFrame:
-    """The chunks that `label_chunks` would have to ask about; arguments as there."""
+def unanswered(
+    chunks: pd.DataFrame,
+    *,
+    size: Size,
+    rules: str,
+    config: Config,
+    store: LabelStore,
+    but_for: Set[str] = frozenset(),
+) -> pd.DataFrame:
+    """The chunks that `label_chunks` would have to ask about; arguments as there.
+
+    Answers under the keys in `but_for` are not missed.
+    """
     prompt, samples = label_prompt(config, rules).render(), range(samples_of(config, size))
 
     def complete(text: str) -> bool:
         first, *further = (stored_under(config, size, text=text, prompt=prompt, sample=i) for i in samples)
         answer = store.get_answers([first]).get(first)
-        return answer is not None and (answer.confidence is not None or store.answered(further) == set(further))
+        if answer is None:
+            return first in but_for
+        return answer.confidence is not None or {*further} <= store.answered(further) | but_for
 
     return chunks[[not complete(text) for text in chunks["text"]]]
 
 
 def write_test_labels(run: RunFolder, labels: pd.DataFrame, *, config: Config) -> None:
-    """Writes how each label of the test set came about."""
+    """Writes how each label of the test set came about.
+
+    Raises:
+        RunFolderError: another run works on the folder.
+    """
     size = config.training.test_labeler
     rows = [
         {name: None if pd.isna(value) else value for name, value in row.items()}
         for row in labels[COLUMNS].to_dict("records")
     ]
-    write_yaml(run.test_labels, {"labelled_by": size, "model": config.api_of(size).model, "labels": rows})
+    with one_step(run.root):
+        write_yaml(run.test_labels, {"labelled_by": size, "model": config.api_of(size).model, "labels": rows})
 
 
 def read_test_labels(run: RunFolder) -> pd.DataFrame:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from nbhelpers.config import Config
 from nbhelpers.errors import NotEnoughChunksError
+from nbhelpers.lock import one_step
 from nbhelpers.run_folder import RunFolder, write_json
 from nbhelpers.selection import random_order
 
@@ -48,6 +49,7 @@ def open_test_set(config: Config, run: RunFolder) -> tuple[pd.DataFrame, Pool]:
         The test texts (rows of the chunks table, in the order of the draw), and what may be trained on.
     Raises:
         NotEnoughChunksError: before anything is paid for.
+        RunFolderError: another run works on the folder.
     """
     training, seed = config.training, config.system.seed
     chunks = run.read_table(run.chunks, made_by="01_ingest")
@@ -64,7 +66,8 @@ def open_test_set(config: Config, run: RunFolder) -> tuple[pd.DataFrame, Pool]:
     ids = draw_test_set(candidates, size=training.test_set_size, seed=seed, drawn=drawn)
     pool = open_pool(config, run, chunks, ids)
     everything = drawn + [chunk_id for chunk_id in ids if chunk_id not in set(drawn)]
-    write_json(run.test_set, {"seed": seed, "chunks": before.get("chunks", len(chunks)), "chunk_ids": everything})
+    with one_step(run.root):
+        write_json(run.test_set, {"seed": seed, "chunks": before.get("chunks", len(chunks)), "chunk_ids": everything})
     return chunks.set_index("chunk_id").loc[ids].reset_index(), pool
 
 
@@ -75,6 +78,7 @@ def open_pilot(config: Config, run: RunFolder) -> pd.DataFrame:
 
     Raises:
         NotEnoughChunksError: before anything is paid for.
+        RunFolderError: another run works on the folder.
     """
     n, seed, test = config.rules.refine, config.system.seed, config.training.test_set_size
     chunks = run.read_table(run.chunks, made_by="01_ingest")
@@ -91,7 +95,8 @@ def open_pilot(config: Config, run: RunFolder) -> pd.DataFrame:
     ids = [*kept, *random_order(sorted(free - set(drawn)), seed, purpose="pilot")][:n]
     drawn = list(dict.fromkeys([*drawn, *ids]))
     ever = list(dict.fromkeys([*before.get("chunk_ids", []), *ids]))
-    write_json(run.pilot, {"seed": seed, "drawn": drawn, "chunk_ids": ever})
+    with one_step(run.root):
+        write_json(run.pilot, {"seed": seed, "drawn": drawn, "chunk_ids": ever})
     return chunks.set_index("chunk_id").loc[ids].reset_index()
 
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from chat_server import ChatServer
@@ -15,12 +16,14 @@ from nbhelpers.config import Config
 from nbhelpers.errors import RunFolderError
 from nbhelpers.ingest import ingest
 from nbhelpers.label_store import LabelStore
+from nbhelpers.labeling import read_test_labels, write_test_labels
 from nbhelpers.lock import HOLDER, one_run, one_step
 from nbhelpers.notebook import open_run
 from nbhelpers.prediction import predict_all
 from nbhelpers.rounds import Rounds
 from nbhelpers.rules import make_rules
 from nbhelpers.run_folder import RunFolder
+from nbhelpers.test_set import open_pilot, open_test_set
 
 HOLD = """
 import sys, time
@@ -111,11 +114,18 @@ def test_no_step_opened_by_hand_works_beside_a_run(
         lambda: ingest(config, run),
         lambda: make_rules(config, run, store),
         lambda: predict_all(config, run, store),
+        lambda: open_pilot(config, run),
+        lambda: open_test_set(config, run),
+        lambda: write_test_labels(run, test_labels, config=config),
         opened.finish,
     ]
+    test_labels = read_test_labels(run)
+    run.test_set.unlink()
+    run.test_labels.unlink()
     run.rules.unlink()
     (run.predictions / "predictions.csv").unlink()
-    config = make_config(server.url, training=sizes, classification={"desc": "Sort them otherwise."})
+    changes: dict[str, Any] = {"classification": {"desc": "Sort them otherwise."}, "rules": {"refine": 20}}
+    config = make_config(server.url, training=sizes, **changes)
     process = holder("one_run", run.root)
     try:
         server.reset()
@@ -125,13 +135,13 @@ def test_no_step_opened_by_hand_works_beside_a_run(
                 step()
         assert server.calls == 0
         assert run.chunks.read_bytes() == before
-        assert not run.rules.exists()
+        assert not [path for path in (run.rules, run.pilot, run.test_set, run.test_labels) if path.exists()]
         assert not (run.predictions / "predictions.csv").exists()
     finally:
         process.kill()
         process.wait()
     with one_run(run.root):  # as a notebook that the run itself started
-        for step in steps[:2]:
+        for step in (*steps[:2], *steps[3:6]):
             step()
-    assert run.rules.exists()
+    assert [path for path in (run.rules, run.pilot, run.test_set, run.test_labels) if not path.exists()] == []
     assert run.chunks.read_bytes() != before
