@@ -41,7 +41,7 @@ def read_earlier(config: Config, run: RunFolder) -> Earlier:
 
 
 def is_bought(row: dict[str, Any], pool: pd.DataFrame, *, rules: str, config: Config, store: LabelStore) -> bool:
-    """Whether the store answers for all texts of an earlier iteration under today's rules, but for those that failed.
+    """Whether the store answers for all texts of an earlier iteration under today's rules, or knows why one does not.
 
     Args:
         row: the iteration's entry in report.json.
@@ -51,5 +51,6 @@ def is_bought(row: dict[str, Any], pool: pd.DataFrame, *, rules: str, config: Co
     texts = pool.set_index("chunk_id")["text"]
     chosen = [chunk_id for chunk_id in store.selected() if chunk_id in texts.index][: row["labels"]]
     table = pd.DataFrame({"chunk_id": chosen, "text": texts.loc[chosen].tolist()})
-    missing = unanswered(table, size="small", rules=rules, config=config, store=store)
-    return len(chosen) == int(row["labels"]) and len(missing) <= int(row["failed_labels"])
+    failed = set(store.failures()["key"])
+    missing = unanswered(table, size="small", rules=rules, config=config, store=store, but_for=failed)
+    return len(chosen) == int(row["labels"]) and missing.empty

@@ -97,10 +97,13 @@ def open_rounds(
 ) -> Callable[..., Rounds]:
     """`open_rounds(balance="none")`: Rounds on one folder of 150 texts, each time as a new kernel opens it."""
 
-    def opened(*, cost: dict[str, float] | None = None, **training: Any) -> Rounds:
+    def opened(
+        *, cost: dict[str, float] | None = None, labeling: dict[str, Any] | None = None, **training: Any
+    ) -> Rounds:
         sizes = {"train_set_size": 20, "train_set_increment": 10, "test_set_size": 40, "max_iters": 2}
         changes = {"model_path": str(tiny_base_model), **sizes, **training}
-        config = make_config(server.url, training=changes, cost=cost or {}, system={"required_accuracy": 0.9})
+        sections = {"training": changes, "cost": cost or {}, "labeling": labeling or {}}
+        config = make_config(server.url, **sections, system={"required_accuracy": 0.9})
         if not run.test_labels.exists():
             write_rows(config.path.input_dir, texts_of(dict.fromkeys(WORDS, 50)))
             prepare(config, run, store)

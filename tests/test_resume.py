@@ -1,10 +1,13 @@
 """A new kernel takes up what an earlier one finished: iterations by hand, and what a person chose for them."""
 
+import zlib
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 import pytest
-from chat_server import ChatServer
-from runs_made import WordFits
+from chat_server import ChatServer, shown_text
+from runs_made import LABELLER, WordFits
 
 from nbhelpers.label_store import LabelStore
 from nbhelpers.rounds import Rounds
@@ -67,6 +70,32 @@ def test_iterations_that_would_have_to_be_paid_for_again_are_not_taken_up(
     assert [row["labels"] for row in again.report()["iterations"]] == [20]
     assert server.calls == 20
     assert run.iterations() == [1]
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_iterations_with_answers_that_failed_for_good_are_taken_up(
+    fails_at: int, open_rounds: Open, fits: WordFits, server: ChatServer, store: LabelStore
+) -> None:
+    """Each fifth text's first answer, or a further one, names no class however often it is asked for."""
+    asked: Counter[str] = Counter()
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        text = shown_text(messages)
+        if model != "little" or text is None or zlib.crc32(text.encode()) % 5:
+            return LABELLER(model, messages)
+        asked[text] += 1
+        return "Final label: music" if asked[text] >= fails_at else LABELLER(model, messages)
+
+    server.answer = answer
+    samples = {"label_samples": 3, "answer_form": "plain"}
+    by_hand(open_rounds(labeling=samples))
+    failed = store.failures()
+    assert set(failed["kind"]) == {"label" if fails_at == 1 else "sample"}
+    made = len(fits.made)
+    again = open_rounds(labeling=samples)
+    again.begin()
+    assert [i.row["balance"] for i in again.done] == ["auto", "weights", "none"]
+    assert len(fits.made) == made
 
 
 def test_a_choice_gives_way_to_a_config_that_was_changed_since(open_rounds: Open, fits: WordFits) -> None:
