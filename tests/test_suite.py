@@ -267,6 +267,50 @@ def test_edited_rules_are_used_and_make_what_depends_on_them_stale(make_case: Ma
         assert all("Go by the WORDS alone." in messages for messages in asked)
 
 
+@pytest.mark.parametrize("helps", [True, False])
+def test_rules_that_learn_are_used_from_then_on_only_where_agreement_rises(helps: bool, make_case: MakeCase) -> None:
+    case = make_case(["private", "work"], [90, 90])
+    run_folder = RunFolder(case.output)
+    example = "Example: short notes are work, too." if helps else "Read each word."
+    edits = 0
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        """The small LLM takes many texts for private ones, unless the rules have the example."""
+        nonlocal edits
+        text = shown_text(messages)
+        if "THE NEW RULES" in messages[-1]["content"]:
+            edits += 1
+            return f"<rules>\n1. Go by the words.\n{example}\n</rules>"
+        if model == "small" and text is not None and len(text) % 2 and "short notes" not in messages[0]["content"]:
+            return "Final label: private"
+        return case.answer(model, messages)
+
+    with ChatServer(answer) as server:
+        sizes = {"max_iters": 1, "train_set_size": 40, "test_set_size": 40}
+        code, printed = run(str(case.write(server.url, rules={"refine": 40}, training=sizes)))
+        assert code in (0, 3), printed
+    asked = [
+        (body["model"], text, example in body["messages"][0]["content"])
+        for body in server.requests
+        if (text := shown_text(body["messages"])) in case.truth
+    ]
+    assert (edits, len(asked)) == (1, len(set(asked)))
+    texts = pd.read_parquet(run_folder.chunks).set_index("chunk_id")["text"]
+    pilot, test = (json.loads(path.read_text("utf-8"))["chunk_ids"] for path in (run_folder.pilot, run_folder.test_set))
+    assert (len(pilot), len(test), set(pilot) & set(test)) == (40, 40, set())
+    later = [by_new for _, text, by_new in asked if text not in set(texts[pilot])]
+    assert len(later) >= 60
+    assert set(later) == {helps}
+    labels = pd.read_parquet(run_folder.train_labels)
+    assert (labels["label"] == labels["text"].map(case.truth)).all() == helps
+    assert (example in run_folder.rules.read_text("utf-8")) == helps
+
+    said = json.dumps(nbformat.read(case.output / "notebooks" / "02_rules.ipynb", as_version=4))
+    assert f"+{example}" in said
+    assert ("Kept: the two models agree more often by the new rules." in said) == helps
+    assert ("Not kept: the two models do not agree more often by the proposed rules." in said) != helps
+
+
 def test_an_augmentoolkit_config_runs_unchanged(
     make_case: MakeCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
