@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 BALANCES = {
     "auto": "As weights where the commonest class has three times the texts of the rarest or more, else as none.",
-    "none": "Every text counts the same. Frequent classes are learned best, and a rare one may never be predicted.",
+    "none": "Every text counts the same. Frequent classes are learned best, and a rare one may never be predicted. "
+    "Probabilities are not corrected for the class shares of the pool, either.",
     "weights": "A text of a rare class counts more in training: it is found more often, with more false alarms.",
 }
 SELECTIONS = {
