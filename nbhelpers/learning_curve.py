@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from nbhelpers.money import dollars
+
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 POWER, POWERS = 0.5, (0.25, 1.0)  # accuracy = a - b / labels ** power
@@ -29,8 +31,8 @@ class Outlook:
     dollars: float | None
 
     def __str__(self) -> str:
-        price = "price unknown" if self.dollars is None else f"${self.dollars:.2f}"
-        return f"another {self.labels} labels: {100 * self.gain:+.1f} ± {100 * self.margin:.1f} points, {price}"
+        change = f"{100 * self.gain:+z.1f} ± {100 * self.margin:.1f} points"  # z: never "-0.0"
+        return f"another {self.labels} labels: {change}, {dollars(self.dollars)}"
 
 
 def extrapolate(sizes: Sequence[int], right: Sequence[Sequence[bool]], *, more: int) -> tuple[float, float] | None:

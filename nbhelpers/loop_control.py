@@ -12,10 +12,10 @@ from typing import Any
 
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.llms import usage
+from nbhelpers.money import dollars
 from nbhelpers.plan import plan_iteration
 from nbhelpers.progress import progress_told
 from nbhelpers.rounds import Rounds
-from nbhelpers.spending import dollars
 
 ENDED = {
     "target_reached": "The target is reached.",

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from nbhelpers.money import dollars
 from nbhelpers.pictures import exact_percent
 
 UNKNOWN = "unknown"
@@ -114,7 +115,7 @@ def what_more_brings(outlook: Mapping[str, Any] | None) -> str | None:
     """What another batch of labels is likely to bring and to cost; None where nothing can be said."""
     if outlook is None:
         return None
-    gain, margin = (f"{100 * outlook[name]:{form}}" for name, form in (("gain", "+.1f"), ("margin", ".1f")))
+    gain, margin = (f"{100 * outlook[name]:{form}}" for name, form in (("gain", "+z.1f"), ("margin", ".1f")))
     price = "at an unknown price" if outlook["dollars"] is None else f"for {dollars(outlook['dollars'])}"
     return (
         f"Another {outlook['labels']:,} labels are likely to change the accuracy by {gain} points, give or take "
@@ -146,15 +147,6 @@ def count(value: float | None, noun: str = "") -> str:
 def percent(value: float | None) -> str:
     """Example: 0.9 -> 90.0 %, which no line end tears apart; a figure without a denominator (None, NaN) is a dash."""
     return "–" if value is None else exact_percent(value).replace(" ", "\N{NO-BREAK SPACE}")
-
-
-def dollars(value: float | None) -> str:
-    """Example: 0 -> $0, 0.00123 -> $0.0012, 1234.5 -> $1,234.50."""
-    if value is None:
-        return UNKNOWN
-    if value == 0:
-        return "$0"
-    return f"${value:,.2f}" if value >= 0.1 else f"${value:.{1 - math.floor(math.log10(value))}f}"
 
 
 def duration(seconds: float | None) -> str:

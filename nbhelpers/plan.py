@@ -27,6 +27,7 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks, label_prompt, unanswered
 from nbhelpers.llms import samples_of, stored_under, usage
 from nbhelpers.lock import one_step
+from nbhelpers.money import dollars
 from nbhelpers.prompt_files import Message, render
 from nbhelpers.rules import make_rules, read_rules, rules_prompt
 from nbhelpers.run_folder import RunFolder
@@ -73,12 +74,14 @@ class Plan:
         for name, form in FORMS.items():
             rows[name.replace("_", " ").replace("llm", "LLM")] = [shown(value, form) for value in self.table[name]]
         paid, planned = self.paid["cost_usd"], self.table["dollars"].iloc[-1]
-        lines = [f"Paid so far: {self.paid['calls']:,} calls, {'price unknown' if paid is None else f'${paid:,.4f}'}."]
+        lines = [f"Paid so far: {self.paid['calls']:,} calls, {dollars(paid)}."]
         if self.budget_usd is not None:
             spent = (paid or 0.0) + self.paid["written_off_usd"]
             enough = "" if pd.isna(planned) or spent + planned <= self.budget_usd else " That does not suffice."
-            still = shown(planned, "${:,.4f}")
-            lines.append(f"cost.budget_usd: ${self.budget_usd:,.4f}, spent ${spent:,.4f}, planned {still}.{enough}")
+            still = "unknown" if pd.isna(planned) else dollars(planned)
+            lines.append(
+                f"cost.budget_usd: {dollars(self.budget_usd)}, spent {dollars(spent)}, planned {still}.{enough}"
+            )
         if self.error is not None:
             lines.append(f"Not all of it could be found out: {self.error}")
         return "\n".join([rows.to_string(), "", *lines])

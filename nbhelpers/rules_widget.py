@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 from nbhelpers.config import Config
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.label_store import LabelStore
+from nbhelpers.money import dollars
 from nbhelpers.progress import progress_told
 from nbhelpers.rules_edit import TRIED, RulesEdit
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.spending import dollars
 from nbhelpers.widget_parts import OPEN, button, frame, row, words
 from nbhelpers.widgets import show_texts
 

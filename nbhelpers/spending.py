@@ -85,8 +85,3 @@ class Budget:
     def _cost(self, size: Size, prompt_tokens: float, completion_tokens: float) -> float:
         sent, received = self._prices[size]
         return (prompt_tokens * (sent or 0.0) + completion_tokens * (received or 0.0)) / 1e6
-
-
-def dollars(amount: float | None) -> str:
-    """An amount in words, small ones to the hundredth of a cent. Example: 0.0123 -> "$0.0123"."""
-    return "price unknown" if amount is None else f"${amount:,.4f}" if 0 < amount < 1 else f"${amount:,.2f}"

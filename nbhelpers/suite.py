@@ -18,6 +18,7 @@ from nbhelpers.ingest import input_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import check_llms
 from nbhelpers.lock import one_run
+from nbhelpers.money import dollars
 from nbhelpers.page_words import TRUTH_ROW
 from nbhelpers.prediction import read_truth
 from nbhelpers.run_folder import RunFolder
@@ -88,7 +89,6 @@ def summarize(config: Config, run: RunFolder, *, say: Say = print) -> int:
     if not report["iterations"]:
         raise RunFolderError(f"No iteration is finished in {run.name}. Run 04_train first.")
     final, llm, last = report["final"], report["llm"], report["iterations"][-1]
-    cost = "price unknown" if llm["cost_usd"] is None else f"${llm['cost_usd']:.2f}"
     reached = report["status"] == "target_reached"
     say("")
     say(f"{'Target reached' if reached else 'Finished without reaching the target'} ({report['status']}).")
@@ -103,7 +103,7 @@ def summarize(config: Config, run: RunFolder, *, say: Say = print) -> int:
         say(f"  accuracy against the truth         {_share(row['share'], row['low'], row['high'])}")
     say(
         f"  texts labelled                     {last['labels']} to train, {last['test_size']} to test: "
-        f"{llm['calls']} LLM calls, {cost}"
+        f"{llm['calls']} LLM calls, {dollars(llm['cost_usd'])}"
     )
     for note in report["notes"]:
         say(f"  note: {note}")

@@ -78,3 +78,4 @@ def test_the_margin_holds_the_true_change_nine_times_in_ten(power: float, iterat
 def test_an_outlook_is_one_line() -> None:
     assert str(Outlook(80, 0.008, 0.006, 0.312)) == "another 80 labels: +0.8 ± 0.6 points, $0.31"
     assert str(Outlook(40, -0.002, 0.01, None)) == "another 40 labels: -0.2 ± 1.0 points, price unknown"
+    assert str(Outlook(40, -0.0002, 0.01, 0.004)) == "another 40 labels: +0.0 ± 1.0 points, $0.0040"

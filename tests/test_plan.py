@@ -252,7 +252,7 @@ def test_the_budget_stands_beside_the_plan_and_a_small_one_buys_no_probe(
     plan = make_plan(config, run, store)
     assert server.calls == 0
     assert isinstance(plan.error, BudgetError)
-    assert "cost.budget_usd: $0.0010, spent $0.0000, planned unknown." in str(plan)
+    assert "cost.budget_usd: $0.0010, spent $0, planned unknown." in str(plan)
     assert "dollars are left" in str(plan)
     richer = make_config(server.url, training=SIZES, cost={**PRICES, "budget_usd": 0.1})
     assert "not suffice" not in str(make_plan(richer, run, store))
@@ -353,7 +353,7 @@ def test_the_command_reads_the_texts_and_prints_the_plan(
     assert re.search(r"^04 labels, iteration 3 +small +10 ", printed, re.MULTILINE)
     assert re.search(r"^total +96 ", printed, re.MULTILINE)
     assert "Paid so far: 5 calls, $0.0" in printed
-    assert "cost.budget_usd: $1.0000, spent $0.0" in printed
+    assert "cost.budget_usd: $1.00, spent $0.0" in printed
     assert main(["plan", str(config_file)]) == 0
     assert server.calls == 5
     assert re.search(r"^total +96 ", capsys.readouterr().out, re.MULTILINE)

@@ -92,8 +92,8 @@ def test_an_unknown_price_is_called_unknown(page: str) -> None:
     assert llm["time"] == 103  # 50 s to make, 2 s / 4 at once by the LLM, 0.01 by the classifier: 102.04
     assert classifier["who"] == "classifier"
     said = words(page)
-    assert "unknown paid for them: prices are not in the config" in said
-    assert "big unknown 8 min 4 calls at once 40 texts unknown after 103 texts" in said
+    assert "price unknown prices are not in the config" in said
+    assert "big price unknown 8 min 4 calls at once 40 texts unknown after 103 texts" in said
     assert "$0 10 s 40 texts" in said
 
 
