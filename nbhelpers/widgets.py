@@ -24,6 +24,7 @@ _CELL = (
     "padding: 4px 8px; text-align: start; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere; "
     "border-bottom: 1px solid rgba(128, 128, 128, 0.4)"
 )
+_LONG = f"{_CELL}; min-width: 14rem"  # where that is wider than the window, one scrolls
 _SHORT = _CELL.replace("pre-wrap", "pre")
 _NUMBER = _CELL.replace("text-align: start", "text-align: right").replace("pre-wrap", "nowrap")
 _PRE = (
@@ -85,9 +86,9 @@ def show_texts(df: pd.DataFrame, columns: Sequence[str], n: int = 5, *, max_char
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[bool], note: str) -> str:
-    # Short columns stay on one line; otherwise a long text beside them squeezes them to a letter's width.
+    # Short columns stay on one line and long ones keep a width to read; otherwise one squeezes the other to a letter's.
     styles = [
-        _NUMBER if is_number else _SHORT if all(len(row[i]) <= 24 and "\n" not in row[i] for row in rows) else _CELL
+        _NUMBER if is_number else _SHORT if all(len(row[i]) <= 24 and "\n" not in row[i] for row in rows) else _LONG
         for i, is_number in enumerate(numeric)
     ]
     head = "".join(
