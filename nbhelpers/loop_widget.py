@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from nbhelpers import plots
 from nbhelpers.loop_control import LoopControl, LoopView
+from nbhelpers.pictures import as_html
 from nbhelpers.rounds import Rounds
-from nbhelpers.widget_parts import button, frame, img, row, words
+from nbhelpers.widget_parts import button, frame, row, words
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -47,7 +48,7 @@ def loop_widget(rounds: Rounds) -> ipywidgets.Widget:
             drawn[:] = numbers
             baseline = view.report["final"]["majority_baseline"]
             rows, target = view.report["iterations"], view.report["target"]
-            curve.value = img(plots.learning_curve(rows, target=target, majority_baseline=baseline))
+            curve.value = as_html(plots.learning_curve(rows, target=target, majority_baseline=baseline))
 
     one.on_click(lambda _: control.one_more())
     until.on_click(lambda _: control.run_until_done())

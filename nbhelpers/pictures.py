@@ -1,6 +1,6 @@
 """What every figure is made of: the picture, its colours and letters, its rows and axes, its words, and its files.
 
-A Picture, or the Axes in it, shows itself once at the end of a notebook's cell, as a PNG with its alt text, whatever
+A Picture, or the Axes in it, shows itself once at the end of a notebook's cell, as an image with its alt text, whatever
 backend is set; nothing here uses pyplot or changes matplotlib's settings. Class names are shown as they are (`$x$` is
 no formula), the long ones wrapped or cut in the middle. What the figures show is up to plots.
 
@@ -9,6 +9,7 @@ Source: colours of Okabe and Ito 2008, "Color Universal Design".
 
 from __future__ import annotations
 
+import base64
 import io
 import math
 import re
@@ -19,9 +20,9 @@ import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
+from html import escape
 from pathlib import Path
 from typing import Any, cast
-from xml.sax.saxutils import escape
 
 import matplotlib.style
 import numpy as np
@@ -39,6 +40,7 @@ INK, MIDDLE, PALE, FAILED, LIMIT = "#22303c", "#5f6f7f", "#c9d1d9", "#9a9a9a", "
 GRID = "#e3e7eb"
 # What these and white become on a dark page:
 DARK = {INK: "#e4eaef", MIDDLE: "#a3b1bd", PALE: "#5b6b78", LIMIT: "#ff8fa8", GRID: "#2e3a44", "#ffffff": "#12181d"}
+SHARP = 192  # dots an inch: two a CSS pixel
 ROOMY = 13  # rows that have room for two lines: 12 classes and the failed ones
 
 STYLE: dict[str, Any] = {
@@ -85,9 +87,10 @@ class Picture(Figure):
             super().draw(renderer)
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        width = round(self.get_figwidth() * 96)  # CSS pixels; the image has twice as many, for sharp screens
-        shown = {"image/png": png_bytes(self, dpi=192), "text/plain": self.alt}
-        return shown, {"image/png": {"width": width, "alt": self.alt}}
+        # JupyterLab takes the HTML, whose alt text it keeps; what shows no HTML takes the image.
+        png = png_bytes(self, dpi=SHARP)
+        shown = {"text/html": _img(self, png), "image/png": png, "text/plain": self.alt}
+        return shown, {"image/png": {"width": _css_width(self), "alt": self.alt}}
 
 
 class PictureAxes(Axes):
@@ -142,6 +145,11 @@ def alt_text(drawn: Figure | Axes) -> str:
     return _picture(drawn).alt
 
 
+def as_html(drawn: Figure | Axes) -> str:
+    """The picture as an HTML element with its alt text, sharp, and no wider than its place."""
+    return _img(drawn, png_bytes(drawn, dpi=SHARP))
+
+
 def save_figure(drawn: Figure | Axes, folder: str | Path, name: str) -> list[Path]:
     """Writes `name`.png (150 dpi) and `name`.svg, the same bytes for the same picture, each with the alt text in it.
 
@@ -179,6 +187,16 @@ def for_dark_page(svg: bytes) -> bytes | None:
         return None
     text = re.sub("|".join(DARK), lambda found: DARK[found[0].lower()], svg.decode("utf-8"), flags=re.IGNORECASE)
     return text.encode()
+
+
+def _img(drawn: Figure | Axes, png: bytes) -> str:
+    content, alt = base64.b64encode(png).decode("ascii"), escape(alt_text(drawn))
+    style = "max-width: 100%; height: auto"
+    return f'<img src="data:image/png;base64,{content}" alt="{alt}" width="{_css_width(drawn)}" style="{style}">'
+
+
+def _css_width(drawn: Figure | Axes) -> int:
+    return round(_picture(drawn).get_figwidth() * 96)
 
 
 def _picture(drawn: Figure | Axes) -> Picture:

@@ -16,7 +16,7 @@ from nbhelpers.money import dollars
 from nbhelpers.progress import progress_told
 from nbhelpers.rules_edit import TRIED, RulesEdit
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.widget_parts import OPEN, button, frame, row, words
+from nbhelpers.widget_parts import OPEN, button, frame, row, text_area, words
 from nbhelpers.widgets import show_texts
 
 if TYPE_CHECKING:
@@ -34,9 +34,7 @@ def rules_widget(config: Config, run: RunFolder, store: LabelStore) -> ipywidget
     import ipywidgets
 
     edit = RulesEdit(config, run, store)
-    area = ipywidgets.Textarea(
-        edit.kept, continuous_update=False, rows=14, layout=ipywidgets.Layout(width="100%", max_width="60rem")
-    )
+    area = text_area("rules", edit.kept, rows=14, continuous_update=False)
     attempt, others = button(f"Try on {TRIED} texts"), button(f"{TRIED} other texts")
     keep, discard = button("Keep", primary=True), button("Discard the edit")
     changes, said, tried = (ipywidgets.HTML() for _ in range(3))

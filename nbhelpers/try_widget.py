@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from nbhelpers.coverage import at_threshold, coverage_figure, coverage_table
-from nbhelpers.pictures import class_looks
+from nbhelpers.pictures import as_html, class_looks
+from nbhelpers.slider import Slider
 from nbhelpers.try_it import Classifies, Verdict, Word, judge
-from nbhelpers.widget_parts import OPEN, frame, img, words
+from nbhelpers.widget_parts import OPEN, frame, text_area, words
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -40,18 +41,8 @@ def try_widget(
     import ipywidgets
 
     table, later = coverage_table(tested), _Later(wait_seconds)
-    area = ipywidgets.Textarea(
-        text, rows=4, placeholder="Type a text", layout=ipywidgets.Layout(width="100%", max_width="60rem")
-    )
-    slider = ipywidgets.FloatSlider(
-        value=0.0,
-        max=0.99,
-        step=0.01,
-        readout_format=".0%",
-        description="undecided below",
-        style={"description_width": "initial"},
-        layout=ipywidgets.Layout(width="100%", max_width="30rem"),
-    )
+    area = text_area("text", text, rows=4, placeholder="Type a text")
+    slider = Slider(label="undecided below", most=0.99)
     said, bars, counted, told, figure = (ipywidgets.HTML() for _ in range(5))
     seen: list[Verdict] = []
 
@@ -61,7 +52,7 @@ def try_widget(
             said.value = _decision(seen[0], slider.value)
 
     def draw() -> None:
-        figure.value = img(coverage_figure(table, threshold=slider.value))
+        figure.value = as_html(coverage_figure(table, threshold=slider.value))
 
     def look() -> None:
         typed = area.value

@@ -1,13 +1,10 @@
-"""What the widgets have in common: a frame in the theme's colours, words and pictures as safe HTML."""
+"""What the widgets have in common: a frame in the theme's colours, and words as safe HTML."""
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
-
-from nbhelpers import pictures
 
 if TYPE_CHECKING:
     import ipywidgets
@@ -45,16 +42,17 @@ def button(words: str, *, primary: bool = False, tooltip: str = "") -> ipywidget
     )
 
 
+def text_area(name: str, text: str, **options: Any) -> ipywidgets.Textarea:
+    """A named field for several lines, as wide as one can read."""
+    import ipywidgets
+
+    layout = ipywidgets.Layout(width="100%", max_width="60rem")
+    return ipywidgets.Textarea(text, description=name, style={"description_width": "initial"}, layout=layout, **options)
+
+
 def words(text: str, *, failed: bool = False, quiet: bool = False) -> str:
     """A sentence as HTML; one that changes is read out by a screen reader."""
     name = "--jp-error-color1, #b00020" if failed else "--jp-ui-font-color2, gray" if quiet else ""
     colour = f"var({name})" if name else "inherit"
     safe = escape(text).replace("\n", "<br>")
     return f'{OPEN}<div role="status" style="color: {colour}">{safe}</div></div>'
-
-
-def img(figure: Any) -> str:
-    """A figure as HTML, with its alt text."""
-    png = base64.b64encode(pictures.png_bytes(figure)).decode("ascii")
-    alt = escape(pictures.alt_text(figure), quote=True)
-    return f'<img src="data:image/png;base64,{png}" alt="{alt}" style="max-width: 100%; height: auto">'

@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
 import pytest
+from bs4 import BeautifulSoup
 from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
@@ -48,11 +49,15 @@ def test_saved_files_carry_the_alt_text_and_are_the_same_twice(tmp_path) -> None
 def test_a_notebook_shows_it_once_with_alt_text_and_sharp() -> None:
     ax = drawn()
     for shown, metadata in map(DisplayFormatter().format, (ax, ax.get_figure())):
-        assert set(shown) == {"image/png", "text/plain"}
+        assert set(shown) == {"text/html", "image/png", "text/plain"}
         assert shown["text/plain"] == ALT
         assert metadata["image/png"] == {"width": 288, "alt": ALT}
         with Image.open(io.BytesIO(shown["image/png"])) as image:
             assert image.width == 2 * 288
+        element = BeautifulSoup(shown["text/html"], "lxml").img  # JupyterLab drops the alt text of an image/png
+        assert element is not None
+        assert (element["alt"], element["width"]) == (ALT, "288")
+        assert str(element["src"]).startswith("data:image/png;base64,")
 
 
 def test_pyplot_and_the_settings_are_left_alone() -> None:
