@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: a server on a free port, and a notebook in it that a test works as a person would.
+"""JupyterLab and Notebook 7 in a real browser: a server on a free port, and a notebook that a test works as people do.
 
 with Lab(folder) as lab:
     notebook = OpenNotebook(page, lab, "04_train", config)
@@ -8,6 +8,7 @@ with Lab(folder) as lab:
 
 import json
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import nbformat
-from playwright.sync_api import Locator, Page
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Locator, Page, expect
 
 from nbhelpers.config import repository_root
 
@@ -34,6 +36,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "notebook-extension/tracker": {"autoStartDefaultKernel": True},  # without asking which
     "docmanager-extension/plugin": {"autosave": False},
 }
+VIEWS = {"lab": "doc/tree", "notebook": "notebooks"}  # one server has both front ends
 _HEIGHT = """panel => {
     const cells = [...panel.querySelectorAll('.jp-Notebook .jp-Cell')].map(cell => cell.getBoundingClientRect());
     return cells[cells.length - 1].bottom - cells[0].top;
@@ -64,7 +67,7 @@ def find_browser() -> str:
 
 
 class Lab:
-    """A Jupyter server over `folder` while the `with` block runs.
+    """A Jupyter server over `folder` while the `with` block runs, with JupyterLab and Notebook 7.
 
     Its settings, workspaces and kernels' files are in the folder too, so that nothing of the person's own is used.
     """
@@ -83,11 +86,11 @@ class Lab:
             name: str(self.folder / name.lower())
             for name in ("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "IPYTHONDIR")
         }
+        home |= {f"JUPYTERLAB_{name.upper()}_DIR": str(self.folder / name) for name in ("settings", "workspaces")}
         environment = {**os.environ, **home, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1"]
         command += ["--ServerApp.port=0", f"--IdentityProvider.token={self.token}"]
-        command += [f"--ServerApp.root_dir={self.notebooks}", f"--LabApp.user_settings_dir={self.folder / 'settings'}"]
-        command += [f"--LabApp.workspaces_dir={self.folder / 'workspaces'}"]
+        command += [f"--ServerApp.root_dir={self.notebooks}"]
         with (self.folder / "server.log").open("wb") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         try:
@@ -130,7 +133,7 @@ class Lab:
 
 
 class OpenNotebook:
-    """One of our notebooks in a page of JupyterLab, with `config_path` (and `overrides`) set as a person sets them.
+    """One of our notebooks in a page of its own, with `config_path` (and `overrides`) set as a person sets them.
 
     Args:
         page: a new page.
@@ -138,9 +141,12 @@ class OpenNotebook:
         name: such as "04_train".
         config: the config's file.
         overrides: the notebook's `overrides`.
+        view: "lab" for JupyterLab, "notebook" for Notebook 7.
     """
 
-    def __init__(self, page: Page, lab: Lab, name: str, config: Path, *, overrides: list[str] | None = None) -> None:
+    def __init__(
+        self, page: Page, lab: Lab, name: str, config: Path, *, overrides: list[str] | None = None, view: str = "lab"
+    ) -> None:
         notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
         parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
         parameters.source = parameters.source.replace('"params/demo.yaml"', json.dumps(str(config)))
@@ -148,7 +154,7 @@ class OpenNotebook:
         file = f"{name}_{secrets.token_hex(3)}.ipynb"
         nbformat.write(notebook, lab.notebooks / file)
         self.page, self.name, self.file = page, name, lab.notebooks / file
-        page.goto(f"{lab.url}doc/tree/{file}?token={lab.token}")
+        page.goto(f"{lab.url}{VIEWS[view]}/{file}?token={lab.token}")
         self.panel = page.locator(".jp-NotebookPanel").first
         self.lab = lab
         self._wait_for_kernel()
@@ -158,6 +164,16 @@ class OpenNotebook:
         self.menu("Run", "Run All Cells")
         self.page.wait_for_function(_BEGUN, arg=self.panel.element_handle(), timeout=CELL_MS)
         return self.wait()
+
+    def run_to(self, source: str) -> Self:
+        """Runs the cells down to the one in which `source` stands, and checks that none failed."""
+        cell = self.cell(source)
+        cell.locator(".jp-InputPrompt").first.click()
+        self.menu("Run", "Run All Above Selected Cell")
+        self.page.keyboard.press("Control+Enter")
+        expect(cell.locator(".jp-InputPrompt").first).to_have_text(re.compile(r"\d"), timeout=CELL_MS)
+        assert self.errors() == []
+        return self
 
     def wait(self) -> Self:
         """Waits until every cell has run; fails if one is in error."""
@@ -200,6 +216,16 @@ class OpenNotebook:
         """Leaves the page and ends the kernel, which holds much memory."""
         self.page.close()
         self.lab.end(self.file)
+
+    def serious_faults(self) -> list[tuple[str, str]]:
+        """What axe-core finds in the cells' outputs that keeps people out: (rule, the first element at fault)."""
+        faults = Axe().run(self.page, context={"include": [[".jp-OutputArea-output"]]}).response["violations"]
+        return [
+            (fault["id"], node["html"])
+            for fault in faults
+            if fault["impact"] in ("serious", "critical")
+            for node in fault["nodes"][:1]
+        ]
 
     def looks(self, name: str) -> None:
         """Three pictures of the whole notebook: in the light and the dark theme, and in a narrow window."""

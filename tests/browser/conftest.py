@@ -15,6 +15,11 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
 NewPage = Callable[..., Page]
 OpenIt = Callable[..., OpenNotebook]
+# Notebook 7.6.5's own: of any notebook, and where JupyterLab was used on the same server before.
+OF_NOTEBOOK_7 = (
+    "Cannot read properties of undefined (reading 'schema')",
+    "Command 'filebrowser:open-path' not registered.",
+)
 
 
 @pytest.fixture(scope="session")
@@ -58,16 +63,18 @@ def new_page(browser: Browser) -> Iterator[NewPage]:
     yield make
     for context in contexts:
         context.close()
-    assert errors == []
+    assert [error for error in errors if error not in OF_NOTEBOOK_7] == []
 
 
 @pytest.fixture
 def open_notebook(lab: Lab, new_page: NewPage) -> Iterator[OpenIt]:
-    """`open_notebook("04_train", config, dark=True)`: the notebook in a page of its own, not run yet."""
+    """`open_notebook("04_train", config, view="lab", dark=True)`: the notebook in a page of its own, not run yet."""
     notebooks = []
 
-    def opened(name: str, config: Path, *, overrides: list[str] | None = None, **page: Any) -> OpenNotebook:
-        notebooks.append(OpenNotebook(new_page(**page), lab, name, config, overrides=overrides))
+    def opened(
+        name: str, config: Path, *, overrides: list[str] | None = None, view: str = "lab", **page: Any
+    ) -> OpenNotebook:
+        notebooks.append(OpenNotebook(new_page(**page), lab, name, config, overrides=overrides, view=view))
         return notebooks[-1]
 
     yield opened

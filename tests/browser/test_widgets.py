@@ -1,18 +1,23 @@
 """The widgets worked by mouse and keyboard in JupyterLab, and what a click has done on disk."""
 
 import json
+import re
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from cases import Case
+from cases import Case, words_of
 from chat_server import ChatServer
 from jupyter_lab import OpenNotebook
 from playwright.sync_api import expect
 from runs_made import prepare
 
+from nbhelpers.classifier import Classifier
 from nbhelpers.config import load_config
 from nbhelpers.label_store import LabelStore
+from nbhelpers.rounds import Rounds
 from nbhelpers.rules import read_rules
 from nbhelpers.run_folder import RunFolder
 
@@ -28,6 +33,16 @@ def prepared(config: Path) -> Path:
     with LabelStore(run.labels) as store:
         prepare(made, run, store)
     return config
+
+
+@pytest.fixture
+def trained(prepared: Path) -> Path:
+    """The config, after notebook 4."""
+    made = load_config(prepared)
+    run = RunFolder(made.path.output_dir)
+    with LabelStore(run.labels) as store:
+        Rounds(made, run, store).run_until_done()
+    return prepared
 
 
 def test_the_loop_and_the_class_balance(open_notebook: Open, prepared: Path, case: Case, server: ChatServer) -> None:
@@ -47,8 +62,34 @@ def test_the_loop_and_the_class_balance(open_notebook: Open, prepared: Path, cas
     panel.get_by_role("button", name="Save to config").click()
     expect(panel.get_by_text("(config: weights)")).to_be_visible()
     assert load_config(prepared).training.balance == "weights"
+    assert notebook.serious_faults() == []
     notebook.looks("04_widgets")
     assert server.asked_twice == []
+
+
+def test_stop_after_this_one_is_heard_while_an_iteration_is_at_work(
+    open_notebook: Open, prepared: Path, case: Case, server: ChatServer
+) -> None:
+    never = ["system.stop_rule=lower_bound", "system.required_accuracy=0.99", "training.max_iters=9"]
+    notebook = open_notebook("04_train", prepared, overrides=never).run_to("loop_widget(rounds)")
+    panel, answer, go_on = notebook.panel, server.answer, threading.Event()
+    until, stop = (panel.get_by_role("button", name=name) for name in ("Run until the target", "Stop after this one"))
+
+    def answer_later(model: str, messages: list[dict[str, Any]]) -> Any:
+        go_on.wait(SOON / 1000)
+        return answer(model, messages)
+
+    server.answer = answer_later
+    until.click()
+    stop.click()
+    expect(panel.get_by_text("Stops once the iteration at work is done.")).to_be_visible()
+    expect(stop).to_be_disabled()
+    notebook.screenshot("04_stopping")
+    assert len(case.report["iterations"]) == 1
+    go_on.set()
+    expect(until).to_be_enabled(timeout=SOON)
+    expect(panel.get_by_text("Iteration 2:")).to_contain_text("The target is not reached yet.")
+    assert (case.report["status"], len(case.report["iterations"])) == ("running", 2)
 
 
 def test_a_new_kernel_goes_on_where_the_last_one_was(
@@ -80,6 +121,7 @@ def test_rules_are_edited_tried_and_kept(open_notebook: Open, prepared: Path, ca
     panel.get_by_role("button", name="Try on 5 texts").click()
     expect(panel.get_by_text("Trying costs nothing: all is known.")).to_be_visible(timeout=SOON)
     assert server.calls == 10
+    assert notebook.serious_faults() == []
     notebook.looks("02_widgets")
     panel.get_by_role("button", name="Discard the edit").click()
     expect(area).to_have_value("1. Go by the words.")
@@ -92,3 +134,52 @@ def test_rules_are_edited_tried_and_kept(open_notebook: Open, prepared: Path, ca
     open_notebook("03_test_labels", prepared).run_all()
     assert all("Go by the words alone." in json.dumps(body["messages"]) for body in server.requests)
     assert server.calls >= 50
+
+
+def test_a_text_is_typed_and_a_threshold_is_set_by_keyboard(open_notebook: Open, trained: Path, case: Case) -> None:
+    surest = Classifier.load(case.final())
+    surest.rescale(temperature=2)  # so that there is a confidence above all of its own
+    surest.save(case.final())
+    notebook = open_notebook("05_predict", trained).run_all()
+    keys, panel = notebook.page.keyboard, notebook.panel
+    panel.get_by_label("text", exact=True).focus()
+    for label, (word, *_) in zip(case.classes, words_of(2), strict=True):
+        keys.press("Control+a")
+        keys.type(f"today {word} people")
+        decided = panel.get_by_role("status").filter(has_text=re.compile(rf"^{label}, with \d+\.\d%\.$"))
+        expect(decided).to_be_visible(timeout=SOON)
+        expect(panel.locator("span[title]").get_by_text(word, exact=True)).to_be_visible()
+    expect(panel.get_by_text(f"Speak for spam: {word} (+")).to_be_visible()
+    expect(panel.get_by_text("Left undecided below 0%: 100% of the test texts are decided")).to_be_visible()
+    notebook.looks("05_widgets")
+    assert notebook.serious_faults() == []
+
+    keys.press("Tab")
+    keys.press("End")
+    expect(panel.get_by_text("Below 99% all 50 test texts are left undecided.")).to_be_visible()
+    expect(panel.get_by_role("status").get_by_text("Undecided: spam is likeliest, with")).to_be_visible()
+    keys.press("Home")
+    keys.press("ArrowRight")
+    expect(panel.get_by_text("Left undecided below 1%: 100% of the test texts are decided")).to_be_visible()
+    expect(decided).to_be_visible()
+
+
+def test_notebook_7_has_the_widgets_too(open_notebook: Open, prepared: Path, case: Case) -> None:
+    notebook = open_notebook("04_train", prepared, overrides=["training.max_iters=1"], view="notebook").run_all()
+    panel = notebook.panel
+    panel.get_by_role("button", name="weights").click()
+    panel.get_by_role("button", name="One more iteration").click()
+    expect(panel.get_by_text("Iteration 2:")).to_be_visible(timeout=SOON)
+    assert case.report["iterations"][-1]["balance"] == "weights"
+    queue = panel.get_by_role("region", name="Labels worth a person's minute")
+    queue.locator(".nbh-text").click()
+    notebook.page.keyboard.press("2")  # outside the widget Notebook makes a heading of it
+    expect(queue.get_by_role("status")).to_have_text("Stored: spam.")
+    notebook.looks("04_notebook_7")
+    notebook.close()
+
+    notebook = open_notebook("05_predict", prepared, view="notebook").run_all()
+    area = notebook.panel.get_by_label("text", exact=True)
+    area.fill(words_of(2)[1][0])
+    expect(notebook.panel.get_by_role("status").filter(has_text=re.compile(r"^spam, with"))).to_be_visible(timeout=SOON)
+    notebook.screenshot("05_notebook_7")
