@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import contextvars
 import json
-import logging
 import random
 import re
 import socket
@@ -41,7 +40,6 @@ from nbhelpers.prompt_files import Message, as_completion
 from nbhelpers.throttle import Throttle
 
 T = TypeVar("T")
-_log = logging.getLogger(__name__)
 
 # Sent where `use_stop` is on: the turn ends of common local models, and the heading that as_completion writes.
 # Four at most, as OpenAI takes no more.
@@ -210,7 +208,7 @@ class ApiChat:
                     wait = max(wait, outcome.least_wait) * (1 + 0.25 * random.random())
                     alone += self._last_answer is not None and self._last_answer > failed_at
                     failed_at = time.monotonic()
-                    self._give_up(outcome, attempts, alone, started)
+                    self._give_up(outcome, attempts, alone, started, lost)
                     if attempts > self.settings.max_retries and not outcome.too_many:
                         lost = _added(lost, await self._probe())
                     if outcome.too_many:
@@ -348,7 +346,7 @@ class ApiChat:
             remedy = f"Check {ask.key('model')} and the prompt"
         return ChatRefusedError(f"{ask.where} {problem}. {remedy}.")
 
-    def _give_up(self, trouble: _Trouble, attempts: int, alone: int, started: float) -> None:
+    def _give_up(self, trouble: _Trouble, attempts: int, alone: int, started: float, lost: tuple[int, int]) -> None:
         """Raises where it is no use to go on: for the endpoint as a whole, or for this one call."""
         if trouble.least_wait > LONGEST_RETRY_AFTER_SECONDS:
             raise self._gave_up(
@@ -364,7 +362,7 @@ class ApiChat:
         if dead:
             raise self._gave_up(trouble, attempts, silent_since)
         if alone > self.settings.max_retries and not trouble.too_many:
-            raise CallFailedError(f"no usable answer in {attempts} attempts ({trouble.problem})")
+            raise CallFailedError(f"no usable answer in {attempts} attempts ({trouble.problem})", lost)
 
     async def _probe(self) -> tuple[int, int]:
         """Asks what any model can answer: is the endpoint silent, or does this one call fail? The tokens used."""
@@ -373,10 +371,8 @@ class ApiChat:
             self._last_answer = time.monotonic()
             return outcome.prompt_tokens, outcome.completion_tokens
         if not self._told:
-            self._told, patience = True, self.settings.patience_seconds
-            _log.warning(
-                "%s gives no answer (%s). It is tried for %g s.", self.settings.where, outcome.problem, patience
-            )
+            self._told, where, patience = True, self.settings.where, self.settings.patience_seconds
+            print(f"{where} gives no answer ({outcome.problem}). It is tried for {patience:g} s.", flush=True)
         return used
 
     def _gave_up(self, trouble: _Trouble, attempts: int, started: float) -> ChatError:

@@ -59,7 +59,11 @@ class EndpointError(ChatError):
 
 
 class CallFailedError(ChatError):
-    pass
+    """`lost`: the tokens sent and received for nothing."""
+
+    def __init__(self, message: str, lost: tuple[int, int] = (0, 0)) -> None:
+        super().__init__(message)
+        self.lost = lost
 
 
 class BudgetError(NbhelpersError):

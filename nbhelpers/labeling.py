@@ -322,9 +322,8 @@ class _Asker:
         async def admit(lost: tuple[int, int]) -> None:
             await self.budget.admit(key, self.size, messages, max_tokens, lost)
 
-        def settle(reply: Reply | None) -> None:
-            used = (reply.prompt_tokens, reply.completion_tokens) if reply is not None else (0, 0)
-            self.budget.settle(key, self.size, messages, *used)
+        def settle(reply: Reply) -> None:
+            self.budget.settle(key, self.size, messages, reply.prompt_tokens, reply.completion_tokens)
 
         for _ in range(1 + ASKED_AGAIN):
             try:
@@ -335,9 +334,13 @@ class _Asker:
                     reply = await chat.complete(messages, max_tokens=max_tokens, admit=admit)
             except CallFailedError as error:
                 self.failed[key] = (str(error), "")
-                self.store.record_failure(**call, reason=str(error))
-                settle(None)
+                nothing = Reply(None, None, *error.lost, seconds=0.0)
+                self.store.record_failure(**call, reason=str(error), usage=nothing)
+                settle(nothing)
                 break
+            except NbhelpersError:
+                self.budget.abandon(key)
+                raise
             try:
                 label = parse_label(reply.text, self.classes, text=text, finish_reason=reply.finish_reason)
             except LabelError as error:

@@ -82,6 +82,12 @@ class Budget:
             self._tokens_a_byte[size] = max(ratio, self._tokens_a_byte.get(size, 0.0))
         self._changed.set()
 
+    def abandon(self, key: str) -> None:
+        """The call under `key` ended without an answer or a known cost: it stays spent at the most it can cost."""
+        if key in self._under_way:
+            self.spent += self._under_way.pop(key)
+            self._changed.set()
+
     def _cost(self, size: Size, prompt_tokens: float, completion_tokens: float) -> float:
         sent, received = self._prices[size]
         return (prompt_tokens * (sent or 0.0) + completion_tokens * (received or 0.0)) / 1e6

@@ -196,7 +196,9 @@ def test_one_call_that_always_fails_is_given_up_alone_where_the_endpoint_answers
         assert server.requests[3]["messages"] == chat.CHECK
 
 
-def test_an_endpoint_that_answered_before_is_waited_for_and_the_wait_is_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_endpoint_that_answered_before_is_waited_for_and_the_wait_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     async def main() -> None:
         async with ApiChat(settings(server, patience_seconds=0.5, max_retries=1), answered_before=True) as endpoint:
             await endpoint.complete(HELLO)
@@ -204,7 +206,7 @@ def test_an_endpoint_that_answered_before_is_waited_for_and_the_wait_is_told(cap
     with ChatServer(lambda model, messages: DROP) as server, pytest.raises(EndpointError, match="could not be reached"):
         asyncio.run(main())
     assert server.times[-1] - server.times[0] >= 0.4
-    [told] = caplog.messages
+    [told] = capsys.readouterr().out.splitlines()
     assert told.startswith(f"{server.url} gives no answer (")
     assert told.endswith("It is tried for 0.5 s.")
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from chat_server import BAD_JSON, ChatServer, Fault, keyword_labeller
+from chat_server import BAD_JSON, DROP, NO_CHOICES, ChatServer, Fault, keyword_labeller, shown_text
 from runs_made import WORDS, texts_of
 
 from nbhelpers.chunking import chunk_id
 from nbhelpers.config import Config
-from nbhelpers.errors import ConfigError
+from nbhelpers.errors import ConfigError, EndpointError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks
 from nbhelpers.llms import usage
@@ -123,6 +123,40 @@ def test_what_was_under_way_at_a_kill_counts_at_the_most_it_could_cost(
             assert 20 < labels["label"].notna().sum() < 300
             label(chunks, config, store)
             assert usage(config, store)["written_off_usd"] == found["written_off_usd"]  # once
+
+
+def test_calls_that_wait_for_money_end_with_those_that_the_endpoint_leaves_unanswered(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    """The budget holds two calls at a time; both fail for good, and what they may have cost stays spent."""
+    numbers, labeller = itertools.count(1), keyword_labeller(WORDS)
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        return labeller(model, messages) if next(numbers) < 4 else DROP
+
+    with ChatServer(answer) as server:
+        limits = {"system": {"concurrency_limit": 8}, "labeling": {"patience_seconds": 0.2, "answer_form": "plain"}}
+        config = make_config(server.url, cost={**PRICES, "budget_usd": 0.0199}, **limits)
+        with pytest.raises(EndpointError):
+            label(texts(30), config, store)
+    assert len(store.answers("label")) == 3
+    assert 0.016 < store.write_off() <= 0.0199
+
+
+def test_what_a_call_that_failed_for_good_used_is_counted(make_config: MakeConfig, store: LabelStore) -> None:
+    chunks, labeller = texts(30), keyword_labeller(WORDS)
+    bad = chunks["text"][3]
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        return NO_CHOICES if shown_text(messages) == bad else labeller(model, messages)
+
+    with ChatServer(answer, latency=0.01) as server:
+        labels = label(chunks, make_config(server.url, labeling={"answer_form": "plain"}), store)
+        asked = sum(shown_text(request["messages"]) == bad for request in server.requests)
+    assert labels.index[labels["label"].isna()].tolist() == [3]
+    used = store.usage().iloc[0]  # an answer without choices takes 7 and 2 tokens
+    assert used["prompt_tokens"] == server.prompt_tokens + 7 * asked
+    assert used["completion_tokens"] == server.completion_tokens + 2 * asked
 
 
 def test_an_answer_takes_its_reservation_away(make_config: MakeConfig, store: LabelStore) -> None:
