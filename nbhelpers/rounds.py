@@ -32,6 +32,7 @@ from nbhelpers.resume import is_bought, read_earlier
 from nbhelpers.rules import read_rules
 from nbhelpers.run_folder import RunFolder, write_json, write_table
 from nbhelpers.run_report import look_ahead, report_content, warnings
+from nbhelpers.running_costs import routes
 from nbhelpers.selection import random_order
 from nbhelpers.stopping import converged, target_reached
 from nbhelpers.test_set import Pool, open_pool
@@ -178,6 +179,10 @@ class Rounds:
             self.choose(**self._earlier.chosen_for(len(self.done) + 1))
             self.step()
         self.choose(**self._earlier.chosen)
+
+    def routes(self) -> str:
+        """Who gave the labels of the last iteration, what share, and for how much."""
+        return routes(self.final.row["labelled_by"], config=self.config, store=self.store)
 
     def outlook(self) -> Outlook | None:
         """What one more batch is likely to bring and to cost; None with one iteration, or where no text is left."""

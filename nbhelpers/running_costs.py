@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -16,6 +17,9 @@ import pandas as pd
 from nbhelpers.config import Config, Size
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import usage
+from nbhelpers.money import dollars
+from nbhelpers.page_words import sources
+from nbhelpers.pictures import exact_percent
 from nbhelpers.run_folder import RunFolder
 
 
@@ -73,6 +77,26 @@ def llm_rate(config: Config, store: LabelStore, size: Size) -> Rate | None:
     if sent is not None and received is not None:
         dollars = (row["prompt_tokens"] * sent + row["completion_tokens"] * received) / 1e6 / labelled
     return Rate(api.model, labelled, dollars, seconds_each, _at_once(config, size))
+
+
+def routes(labelled_by: Mapping[str, int], *, config: Config, store: LabelStore) -> str:
+    """The share of the labels that each labeller gave, and what a thousand of its labels cost.
+
+    Args:
+        labelled_by: labels by "small", "large" or "human"; one that the large LLM gave in the cascade was first the
+            small one's, and has cost both.
+        config, store: prices and calls.
+    Example: Labels: 90 by the small LLM (75.0 %, $0.12 a thousand), 30 by the large LLM (25.0 %, $4.50 a thousand).
+    """
+    rates = {"small": llm_rate(config, store, "small"), "large": llm_rate(config, store, "large")}
+    told = []
+    for source, n in labelled_by.items():
+        rate, share = rates.get(source), exact_percent(n / sum(labelled_by.values()))
+        price = (
+            "price unknown" if rate is None or rate.dollars is None else f"{dollars(1000 * rate.dollars)} a thousand"
+        )
+        told.append(f"{sources({source: n})} ({share}{'' if source == 'human' else f', {price}'})")
+    return f"Labels: {', '.join(told)}."
 
 
 def classifier_rate(run: RunFolder, name: str) -> Rate | None:

@@ -11,7 +11,7 @@ from nbhelpers.completions import Reply
 from nbhelpers.config import Config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.run_folder import RunFolder, write_json, write_text
-from nbhelpers.running_costs import break_even, classifier_rate, llm_rate, making
+from nbhelpers.running_costs import break_even, classifier_rate, llm_rate, making, routes
 
 MakeConfig = Callable[..., Config]
 PRICES = {"cost_per_million_large_input": 1.0, "cost_per_million_large_output": 10.0}
@@ -71,6 +71,18 @@ def test_the_time_to_load_a_local_model_is_not_counted(make_config: MakeConfig, 
     rate = llm_rate(make_config(api={"large_mode": "local"}), store, "large")
     assert rate is not None
     assert (rate.dollars, rate.wall_seconds) == (0.0, 2.0)
+
+
+def test_each_route_is_shown_with_its_share_and_price(make_config: MakeConfig, store: LabelStore) -> None:
+    for size in ("small", "large"):
+        call(store, size=size, model={"small": "little", "large": "big"}[size])
+    prices = {**PRICES, "cost_per_million_small_input": 0.1, "cost_per_million_small_output": 1.0}
+    labels = {"small": 59, "large": 20, "human": 1}
+    assert routes(labels, config=make_config(cost=prices), store=store) == (
+        "Labels: 59 by the small LLM (73.8 %, $0.30 a thousand), 20 by the large LLM (25.0 %, $3.00 a thousand), "
+        "1 by people (1.2 %)."
+    )
+    assert "large LLM (100.0 %, price unknown)" in routes({"large": 5}, config=make_config(), store=store)
 
 
 def test_the_classifiers_time_is_that_of_its_own_prediction(run: RunFolder) -> None:
