@@ -27,6 +27,8 @@ _CELL = (
 _LONG = f"{_CELL}; min-width: 14rem"  # where that is wider than the window, one scrolls
 _SHORT = _CELL.replace("pre-wrap", "pre")
 _NUMBER = _CELL.replace("text-align: start", "text-align: right").replace("pre-wrap", "nowrap")
+# Never makes what is around it wider than the window, and can be scrolled by keyboard.
+_SCROLLING = '<div tabindex="0" role="group" aria-label="table" style="overflow-x: auto; contain: inline-size">'
 _PRE = (
     "white-space: pre-wrap; overflow-wrap: anywhere; color: inherit; background: transparent; margin: 2px 0 10px; "
     "padding: 6px 10px; border: 0; border-left: 3px solid rgba(128, 128, 128, 0.6)"
@@ -104,7 +106,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Seque
     )
     below = f'<div class="{IGNORED}"><small>{escape(note)}</small></div>' if note else ""
     table = f'<table style="border-collapse: collapse; color: inherit"><thead><tr>{head}</tr></thead>'
-    return f"{OPEN}{table}<tbody>{body}</tbody></table></div>{below}"
+    return f"{OPEN}{_SCROLLING}{table}<tbody>{body}</tbody></table></div></div>{below}"
 
 
 def show_table(df: pd.DataFrame, *, note: str = "") -> Shown:
