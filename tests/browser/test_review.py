@@ -96,6 +96,7 @@ def test_what_a_person_says_in_the_queue_and_in_the_matrix_trains_the_next_class
     moved.get_by_role("button", name="Store").press("Enter")
     expect(matrix.get_by_role("status")).to_have_text("Stored: spam. The next iteration learns from it.")
     expect(moved).to_contain_text("✓ your label")
+    assert notebook.serious_faults() == []
     save_screenshot(matrix, "matrix_train")
     chunks = {row["text"]: row["chunk_id"] for row in dataset(case, 1).values()}
     assert store.human_labels() == {chunks[first]: "spam", chunks[text]: "spam"}
@@ -123,6 +124,7 @@ def test_the_matrix_of_the_test_set_is_walked_by_keyboard_and_changes_nothing(
     assert matrix.locator("li").get_by_role("button").count() == 0
     expect(matrix.get_by_role("button", name="Undo")).to_be_hidden()
     assert store.human_labels() == {}
+    assert notebook.serious_faults() == []
     save_screenshot(matrix, "matrix_test_narrow_dark")
 
 
@@ -155,4 +157,5 @@ def test_the_audit_goes_on_in_a_new_kernel_and_ends_with_how_good_the_llm_is(
     expect(audit.locator(".nbh-summary")).to_contain_text("is the person's on 40 of 40 test texts")
     expect(audit.locator("dl")).to_contain_text("large LLM")
     assert list(store.human_labels()) == drawn
+    assert notebook.serious_faults() == []
     save_screenshot(audit, "audit_done")
