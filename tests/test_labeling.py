@@ -224,7 +224,7 @@ def test_the_next_batch_begins_with_as_many_calls_as_the_endpoint_took(
         (Said("Final label: spo", finish_reason="length"), "cut off by max_tokens"),
     ],
 )
-def test_one_failing_text_is_asked_again_three_times_and_does_not_sink_its_neighbours(
+def test_one_failing_text_is_asked_again_four_times_and_does_not_sink_its_neighbours(
     reply: str | Said | None, reason: str, make_config: MakeConfig, store: LabelStore
 ) -> None:
     chunks = some(8)
@@ -232,15 +232,15 @@ def test_one_failing_text_is_asked_again_three_times_and_does_not_sink_its_neigh
     with ChatServer(by_text({bad: reply if isinstance(reply, Said) else Said(reply)}, LABELLER)) as server:
         labels = label(chunks, make_config(server.url), store)
         asked = Counter(shown_text(request["messages"]) for request in server.requests)
-    assert asked == {**dict.fromkeys(chunks["text"], 1), bad: 4}
+    assert asked == {**dict.fromkeys(chunks["text"], 1), bad: 5}
     good = labels.drop(index=4)
     assert good["label"].tolist() == true_labels(good)
     assert set(good["reason"]) == {""}
     assert pd.isna(labels["label"][4])
     assert pd.isna(labels["confidence"][4])
     assert reason in labels["reason"][4]
-    assert store.usage()[["calls", "failed"]].to_numpy().tolist() == [[11, 4]]
-    assert store.failures()["chunk_id"].tolist() == [chunks["chunk_id"][4]] * 4
+    assert store.usage()[["calls", "failed"]].to_numpy().tolist() == [[12, 5]]
+    assert store.failures()["chunk_id"].tolist() == [chunks["chunk_id"][4]] * 5
     assert len(store.answers("label")) == 7
 
 
@@ -903,10 +903,10 @@ def test_the_large_llm_and_one_that_gives_probabilities_answer_once(
 
 
 def test_an_answer_that_names_no_class_is_no_vote_for_any(make_config: MakeConfig, store: LabelStore) -> None:
-    with ChatServer(Undecided({"Item 0 ": ["sports", *[None] * 4, "sports"]})) as server:
+    with ChatServer(Undecided({"Item 0 ": ["sports", *[None] * 5, "sports"]})) as server:
         config = make_config(server.url, labeling={"label_samples": 3, "answer_form": "plain"}, **SEQUENTIAL)
         labels = label(some(1), config, store)
-        assert server.calls == 1 + 4 + 1  # the second answer was asked for four times
+        assert server.calls == 1 + 5 + 1  # the second answer was asked for five times
     assert labels["label"].tolist() == ["sports"]
     assert labels["confidence"].tolist() == pytest.approx([2 / 3])
     assert labels["reason"].tolist() == [""]
