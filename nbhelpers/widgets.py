@@ -104,7 +104,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Seque
         + "</tr>"
         for row in rows
     )
-    below = f'<div class="{IGNORED}"><small>{escape(note)}</small></div>' if note else ""
+    below = f'<div class="{IGNORED}" style="line-height: 1.45"><small>{escape(note)}</small></div>' if note else ""
     table = f'<table style="border-collapse: collapse; color: inherit"><thead><tr>{head}</tr></thead>'
     return f"{OPEN}{_SCROLLING}{table}<tbody>{body}</tbody></table></div></div>{below}"
 
