@@ -12,6 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -21,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nbhelpers import page_words, plots
-from nbhelpers.config import Config
+from nbhelpers.config import Config, repository_root
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
 from nbhelpers.pictures import alt_text, class_looks, for_dark_page, png_bytes, svg_bytes
@@ -87,7 +88,7 @@ def read_facts(config: Config, run: RunFolder, store: LabelStore, predictions: p
     weights = sorted(folder.glob("*.safetensors"))
     files = [run.chunks, run.rules, run.test_set, run.test_labels, dataset, *weights]
     return Facts(
-        name=run.name,
+        name=run.root.name,
         config=config,
         report=report,
         rules=read_rules(run),
@@ -154,7 +155,7 @@ def gather(facts: Facts) -> dict[str, Any]:
         "costs": _costs(facts),
         "load": f"{facts.name}/classifiers/{report['final']['classifier']}",
         "versions": {**report["versions"], "trained with": facts.training.get("versions")},
-        "config_yaml": yaml.safe_dump(report["config"], sort_keys=False, allow_unicode=True, width=100),
+        "config_yaml": _config_yaml(report["config"]),
         "hashes": facts.hashes,
         "calls_between": facts.calls_between,
     }
@@ -198,6 +199,12 @@ FIGURES: dict[str, Callable[[Mapping[str, Any]], Figure | Axes]] = {
         [row["name"] for row in page["classes"]],
     ),
 }
+
+
+def _config_yaml(config: Mapping[str, Any]) -> str:
+    """The config to be read elsewhere: paths from the repository's root, as people write them, or from one's home."""
+    text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
+    return text.replace(f"{repository_root()}/", "").replace(f"{Path.home()}/", "~/")
 
 
 def _tested(facts: Facts) -> pd.DataFrame:

@@ -5,6 +5,7 @@ import hashlib
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -14,7 +15,7 @@ from chat_server import ChatServer
 from report_made import make_facts
 from runs_made import WordFits, prepare, texts_of, write_rows
 
-from nbhelpers.config import Config
+from nbhelpers.config import Config, repository_root
 from nbhelpers.label_store import LabelStore
 from nbhelpers.prediction import compare_with_truth, predict_all
 from nbhelpers.report_page import EXAMPLES, gather, render, write_report_page
@@ -46,6 +47,13 @@ def test_no_text_reaches_the_page_as_markup() -> None:
     assert {name for tag in soup.find_all() for name in tag.attrs if name.startswith("on")} == set()
     assert words(page).count(f"</pre>{EVIL}<img src=x onerror=alert(3)>&amp;{{{{ 7 * 7 }}}}") >= 5
     assert {item.get_text(strip=True) for item in soup.select(".classes li")} == set(HOSTILE)
+
+
+def test_paths_in_the_config_are_those_that_others_can_use() -> None:
+    facts = make_facts(["ham", "spam"])
+    folders = {"input_dir": f"{repository_root()}/texts", "output_dir": f"{Path.home()}/runs", "truth": "/data/truth"}
+    facts.report["config"]["path"] = folders
+    assert "path: input_dir: texts output_dir: ~/runs truth: /data/truth" in words(render(gather(facts)))
 
 
 def test_it_is_one_file_whose_pictures_have_alt_texts(page: str) -> None:
