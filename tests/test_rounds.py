@@ -15,7 +15,7 @@ from chat_server import ChatServer, keyword_labeller, shown_text
 from runs_made import LABELLER, SURE, WORDS, WordFits, dataset, prepare, texts_of, write_rows
 from tiny_models import tiny_bert
 
-from nbhelpers import batches, iteration
+from nbhelpers import batches, iteration, labeling
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ConfigError, RunFolderError
@@ -853,7 +853,7 @@ def test_failed_labels_are_counted_and_not_trained_on(
     assert row["train_size"] + row["validation_size"] + failed == row["labels"] == 20
     assert (row["test_size"], row["failed_test_labels"]) == (40 - failed_in_test, failed_in_test)
     assert not any(text.startswith("vote") for text in dataset(run, 1)["text"])
-    assert report_of(run)["llm"]["failed"] == 4 * (failed + failed_in_test)
+    assert report_of(run)["llm"]["failed"] == (1 + labeling.ASKED_AGAIN) * (failed + failed_in_test)
 
 
 def test_a_person_can_label_what_the_llm_could_not(
