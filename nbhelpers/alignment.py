@@ -19,18 +19,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers import encoder
-from nbhelpers.errors import ClassifierError
+from nbhelpers.errors import ClassifierError, ModelNotFoundError
 from nbhelpers.features import features, fingerprint
 from nbhelpers.models import find_model
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, replacing_folder, write_text
-from nbhelpers.training_loop import freeze_large_table, minimise, train_batches
+from nbhelpers.training_loop import freeze_large_table, minimise, rate_by_width, train_batches
 
 if TYPE_CHECKING:
     import torch
 
 TEXTS, STEPS, PASSES = 2000, 125, 8  # at most
-BATCH, RATE = 16, 0.0384  # the rate is divided by the encoder's width, as in training
+BATCH = 16
 MAX_TOKENS = 128  # of a text: what the mean is does not change with its length
 RECIPE = 1  # raise it when the same texts would give another encoder than before
 FOLDER, MADE_FROM = "encoder", "alignment.json"
@@ -52,9 +52,7 @@ def aligned_encoder(texts: Sequence[str], *, base_model: Path | str, seed: int, 
     chosen = rng.sample(list(texts), min(TEXTS, len(texts)))
     model, folder = find_model(base_model), run.root / FOLDER
     made_from = hashlib.sha256(
-        repr((fingerprint(model), RECIPE, seed, TEXTS, STEPS, PASSES, MAX_TOKENS, chosen)).encode(
-            "utf-8", "surrogatepass"
-        )
+        repr((fingerprint(model), RECIPE, seed, chosen)).encode("utf-8", "surrogatepass")
     ).hexdigest()
     if not _is_made(folder, made_from):
         _make(folder, chosen, model, rng, run, made_from)
@@ -64,7 +62,8 @@ def aligned_encoder(texts: Sequence[str], *, base_model: Path | str, seed: int, 
 def _is_made(folder: Path, made_from: str) -> bool:
     try:
         made = json.loads((folder / MADE_FROM).read_text("utf-8"))
-    except (OSError, ValueError):
+        find_model(folder)
+    except (OSError, ValueError, ModelNotFoundError):  # not there yet, or a part of it is gone
         return False
     return bool(made == {"made_from": made_from})
 
@@ -100,9 +99,7 @@ def _make(folder: Path, texts: list[str], base_model: Path, rng: random.Random, 
             model,
             loss,
             train_batches([len(ids) for ids in tokens], BATCH, rng),
-            parameters=[
-                {"params": [p for p in model.parameters() if p.requires_grad], "lr": RATE / model.config.hidden_size}
-            ],
+            parameters=[{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate_by_width(model)}],
             steps=min(STEPS, -(-PASSES * len(texts) // BATCH)),
             progress=counter(bar),
         )

@@ -3,10 +3,10 @@
 It trains what is saved: the encoder, but for a large table of words, and the head that plain transformers will read.
 Which texts are labelled, and how good the result is, are other modules' questions. torch is imported when it is used.
 
-Source: enough steps for few labels, warm-up as a share of them, AdamW with bias correction, after Mosbach et al. 2021
-(arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987); beside the cross-entropy a supervised contrastive loss on
-what the last layer reads, Gunel et al. 2021 (arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362). What was
-tried and lost stands in tests/benchmarks/few_labels.py.
+Source: enough steps for few labels, Mosbach et al. 2021 (arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987);
+beside the cross-entropy a supervised contrastive loss on what the last layer reads, Gunel et al. 2021
+(arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362). What was tried and lost stands in
+tests/benchmarks/few_labels.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import pandas as pd
 from nbhelpers import encoder
 from nbhelpers.classifier import Classifier, Progress
 from nbhelpers.errors import ClassifierError, ConfigError
-from nbhelpers.training_loop import freeze_large_table, minimise, train_batches
+from nbhelpers.training_loop import freeze_large_table, minimise, rate_by_width, train_batches
 
 if TYPE_CHECKING:
     import torch
@@ -215,7 +215,7 @@ def _parameter_groups(model: Any, settings: TrainingSettings) -> list[dict[str, 
     """
     body_rate = settings.learning_rate
     if body_rate is None:
-        body_rate = 0.0384 / getattr(model.config, "hidden_size", 768)
+        body_rate = rate_by_width(model)
     groups: dict[tuple[bool, bool], list[Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

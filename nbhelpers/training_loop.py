@@ -31,6 +31,11 @@ def freeze_large_table(model: Any) -> None:
     words.requires_grad_(words.numel() < LARGE_TABLE * model.num_parameters())
 
 
+def rate_by_width(model: Any) -> float:
+    """An encoder's learning rate, by its width. Example: 384 (MiniLM) -> 1e-4, 768 (DistilBERT) -> 5e-5."""
+    return 0.0384 / float(getattr(model.config, "hidden_size", 768))
+
+
 def minimise(
     model: Any,
     loss: Callable[[Any, list[int]], torch.Tensor],
@@ -55,14 +60,14 @@ def minimise(
     model.eval()  # no dropout
     low_precision = encoder.bfloat16_pays(model.device)
     working = copy.deepcopy(model).to(torch.bfloat16) if low_precision else model
-    pairs = [(own, copied) for own, copied in zip(model.parameters(), working.parameters(), strict=True)]
-    pairs = [(own, copied) for own, copied in pairs if own.requires_grad]
+    both = zip(model.parameters(), working.parameters(), strict=True)
+    trained = [(own, copied) for own, copied in both if own.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, _warm_up_then_down(steps))
     for step, rows in zip(range(1, steps + 1), batches, strict=False):
         loss(working, rows).backward()  # type: ignore[no-untyped-call]
         if low_precision:
-            for own, copied in pairs:
+            for own, copied in trained:
                 if copied.grad is not None:
                     own.grad = torch.empty_like(own) if own.grad is None else own.grad
                     own.grad.copy_(copied.grad)
@@ -71,7 +76,7 @@ def minimise(
         working.zero_grad()
         if low_precision:
             with torch.no_grad():
-                for own, copied in pairs:
+                for own, copied in trained:
                     copied.copy_(own)
         schedule.step()
         if progress is not None:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from key_words import VOCABULARY, keyword_texts
@@ -13,7 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2
 from nbhelpers import alignment, encoder
 from nbhelpers.alignment import MADE_FROM, aligned_encoder
 from nbhelpers.errors import ClassifierError
-from nbhelpers.features import features
+from nbhelpers.features import CACHE, features
 from nbhelpers.run_folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -45,7 +46,7 @@ def closeness(folder: Path, base_model: Path) -> float:
 def test_the_head_reads_what_the_mean_says_of_other_texts_too(
     make: Callable[..., Path], run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(alignment, "RATE", 0.2)  # a tiny random encoder needs a high one
+    monkeypatch.setattr(alignment, "rate_by_width", lambda model: 3e-3)  # a tiny random encoder needs a high one
     base = make(tmp_path / "base", VOCABULARY)
     folder = aligned_encoder(POOL, base_model=base, seed=0, run=run)
     assert closeness(base, base) < 0.5
@@ -77,10 +78,12 @@ def test_it_is_made_once_and_again_only_where_something_changed(bert: Path, run:
     aligned_encoder(POOL[:20], base_model=bert, seed=0, run=run)
     aligned_encoder(POOL[:20], base_model=bert, seed=1, run=run)
     assert trainings == [40, 10, 10]
-    (folder / MADE_FROM).write_text("{")
-    aligned_encoder(POOL, base_model=bert, seed=0, run=run)
-    assert trainings == [40, 10, 10, 40]
-    assert (folder / "model.safetensors").read_bytes() == before
+    for damaged in (MADE_FROM, "model.safetensors", "config.json"):
+        aligned_encoder(POOL, base_model=bert, seed=0, run=run)
+        assert (folder / "model.safetensors").read_bytes() == before
+        (folder / damaged).unlink()
+        aligned_encoder(POOL, base_model=bert, seed=0, run=run)
+    assert trainings == [40, 10, 10, 40, 40, 40, 40]
 
 
 def test_another_base_model_is_aligned_anew(bert: Path, run: RunFolder, tmp_path: Path, trainings: list[int]):
@@ -96,8 +99,7 @@ def test_many_texts_are_sampled_and_steps_are_limited(
     monkeypatch.setattr(alignment, "STEPS", 4)
     aligned_encoder(POOL, base_model=bert, seed=0, run=run)
     assert trainings == [4]
-    assert len(np.unique(features(POOL, base_model=bert), axis=0)) == 80
-    assert len(alignment.features.__globals__["_read"](run)) == 30  # only those were computed
+    assert len(pd.read_parquet(run.root / CACHE)) == 30  # features of no more were computed
 
 
 def test_a_killed_training_leaves_nothing_and_a_wrong_model_is_told(

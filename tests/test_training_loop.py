@@ -54,8 +54,8 @@ def test_steps_too_small_for_bfloat16_add_up(bert_model, monkeypatch):
     before = weight.detach().clone()
     train(bert_model, monkeypatch, pays=True, rate=1e-6)
     moved = (weight - before).abs()
-    assert 0 < moved.max() < 2e-5  # ten steps of at most 1e-6 each, and of decay
-    assert torch.equal(before.bfloat16(), weight.bfloat16()) or moved.max() < before.abs().max() / 256
+    assert moved.max() < 2e-5  # ten steps of at most 1e-6 each, and of decay
+    assert (moved > 0).float().mean() > 0.9  # of weights of about 0.02, which bfloat16 knows to 1e-4
 
 
 @BOTH
