@@ -64,12 +64,8 @@ class Case:
         self, folder: Path, seed: int, model: str, cache: RunFolder, rare: float | None, *, noise: float | None = None
     ):
         task = json.loads((folder / "task.json").read_text("utf-8"))
-        self.seed, self.model, self.cache, self.classes = (
-            seed,
-            model,
-            cache,
-            [entry["name"] for entry in task["classes"]],
-        )
+        self.seed, self.model, self.cache = seed, model, cache
+        self.classes = [entry["name"] for entry in task["classes"]]
         with (folder / "data.jsonl").open(encoding="utf-8") as lines:
             rows = [json.loads(line) for line in lines]
         random.Random(seed).shuffle(rows)
