@@ -36,7 +36,8 @@ class Pool:
             if self.scope == "documents"
             else "but other chunks of the test documents are among them, as there are too few without."
         )
-        return f"{len(self.chunks)} may be trained on; {self.left_out} are too close to a test text, {others}"
+        are = "is" if self.left_out == 1 else "are"
+        return f"{len(self.chunks)} may be trained on; {self.left_out} {are} too close to a test text, {others}"
 
 
 def open_test_set(config: Config, run: RunFolder) -> tuple[pd.DataFrame, Pool]:
