@@ -48,6 +48,7 @@ STOP = ("<|eot_id|>", "<|im_end|>", "</s>", "### Instruction")
 FIRST_WAIT_SECONDS = 0.5
 LONGEST_WAIT_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 120.0
+TOLD_AFTER_SECONDS = 5.0  # without any answer
 RETRIED = frozenset({408, 409, 425, 429})  # and every 5xx
 CHECK: list[Message] = [{"role": "user", "content": "Reply with the word OK."}]
 CHECK_MAX_TOKENS = 500  # a model that thinks needs them before it says OK
@@ -198,7 +199,7 @@ class ApiChat:
                     outcome, used = await self._attempt(messages, max_tokens, extra or {})
                     lost = _added(lost, used)
                     if isinstance(outcome, Reply):
-                        self._last_answer = time.monotonic()
+                        self._answered()
                         placed = False
                         self._throttle.served()
                         return _with_tokens(outcome, *lost)
@@ -209,7 +210,10 @@ class ApiChat:
                     alone += self._last_answer is not None and self._last_answer > failed_at
                     failed_at = time.monotonic()
                     self._give_up(outcome, attempts, alone, started, lost)
+                    self._tell(outcome, started)
                     if attempts > self.settings.max_retries and not outcome.too_many:
+                        if admit is not None:  # the probe costs less than the call for whose sake it is sent
+                            await admit(lost)
                         lost = _added(lost, await self._probe())
                     if outcome.too_many:
                         placed = False
@@ -222,11 +226,16 @@ class ApiChat:
                     self._throttle.release()
             await asyncio.sleep(wait)
 
-    async def check(self) -> None:
+    async def check(self, *, admit: Callable[[tuple[int, int]], Awaitable[None]] | None = None) -> Reply | None:
         """Finds out, for next to nothing, whether the endpoint can be reached, takes the key and knows the model.
 
-        Its list of models settles that; only where the model is not on it is one short question asked. What does not
-        answer at all is given up after three attempts.
+        Its list of models settles that; only where the model is not on it is one short question (CHECK) asked. What
+        cannot be reached is given up after three attempts.
+
+        Args:
+            admit: as for `complete`.
+        Returns:
+            The reply to the question; None where none was asked.
         Raises:
             ChatRefusedError, EndpointError: as `complete`.
         """
@@ -236,20 +245,18 @@ class ApiChat:
             try:
                 raw = await self._client.models.with_raw_response.list(timeout=10)
                 known = {entry["id"] for entry in json.loads(raw.text)["data"]}
-            except openai.APITimeoutError:
-                pass  # slow in listing is not slow in answering
             except openai.APIConnectionError as error:
-                if attempt == attempts:
-                    raise self._gave_up(
-                        _Trouble(self._clean(cause_of(error)), unreachable=True), attempt, started
-                    ) from None
-                await asyncio.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
-                continue
+                if not isinstance(error, openai.APITimeoutError) or _never_sent(error):
+                    if attempt == attempts:
+                        trouble = _Trouble(self._clean(cause_of(error)), unreachable=True)
+                        raise self._gave_up(trouble, attempt, started) from None
+                    await asyncio.sleep(FIRST_WAIT_SECONDS * 2 ** (attempt - 1))
+                    continue
+                # slow in listing is not slow in answering
             except (openai.OpenAIError, ValueError, TypeError, KeyError):
                 pass  # whatever is wrong with the list, the question below shows whether it matters
             break
-        if self.settings.model not in known:
-            await self.complete(CHECK)
+        return None if self.settings.model in known else await self.complete(CHECK, admit=admit)
 
     async def _attempt(
         self, messages: Sequence[Message], max_tokens: int | None, extra: Mapping[str, Any]
@@ -280,13 +287,14 @@ class ApiChat:
                 wait = retry_after(error.response.headers.get("retry-after"))
                 problem = f"{error.status_code}: {self._clean(message_of(error))}"
                 return _Trouble(problem, wait, too_many=error.status_code == 429), nothing
-            except openai.APITimeoutError:  # it may well have been worked on, and billed
-                lost = (estimate_tokens(messages), self.settings.max_tokens or 0)
-                return _Trouble(f"no answer within {self.settings.timeout_seconds:g} s"), lost
             except openai.APIConnectionError as error:
-                never_sent = type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")  # of httpx
-                lost = nothing if never_sent else (estimate_tokens(messages), 0)
-                return _Trouble(self._clean(cause_of(error)), unreachable=True), lost
+                if _never_sent(error):
+                    return _Trouble(self._clean(cause_of(error)), unreachable=True), nothing
+                asked_for = estimate_tokens(messages)
+                if isinstance(error, openai.APITimeoutError):  # it may well have been worked on, and billed
+                    longest = max_tokens or self.settings.max_tokens or 0
+                    return _Trouble(f"no answer within {self.settings.timeout_seconds:g} s"), (asked_for, longest)
+                return _Trouble(self._clean(cause_of(error)), unreachable=True), (asked_for, 0)
             reply = as_reply(body, messages, time.monotonic() - asked)
             if reply is not None:
                 return reply, nothing
@@ -367,13 +375,23 @@ class ApiChat:
     async def _probe(self) -> tuple[int, int]:
         """Asks what any model can answer: is the endpoint silent, or does this one call fail? The tokens used."""
         outcome, used = await self._attempt(CHECK, CHECK_MAX_TOKENS, {})
-        if isinstance(outcome, Reply):
-            self._last_answer = time.monotonic()
-            return outcome.prompt_tokens, outcome.completion_tokens
-        if not self._told:
-            self._told, where, patience = True, self.settings.where, self.settings.patience_seconds
-            print(f"{where} gives no answer ({outcome.problem}). It is tried for {patience:g} s.", flush=True)
-        return used
+        if not isinstance(outcome, Reply):
+            return used
+        self._answered()
+        return outcome.prompt_tokens, outcome.completion_tokens
+
+    def _answered(self) -> None:
+        self._last_answer, self._told = time.monotonic(), False
+
+    def _tell(self, trouble: _Trouble, started: float) -> None:
+        """Says, once in each outage, why nothing happens and how long that may last."""
+        ask, now = self.settings, time.monotonic()
+        if self._told or now - max(self._last_answer or started, started) < TOLD_AFTER_SECONDS:
+            return
+        self._told = True
+        new = self._last_answer is None and not self._answered_before
+        limit = f"{ask.max_retries + 1} times" if new else f"for {ask.patience_seconds:g} s (labeling.patience_seconds)"
+        print(f"{ask.where} gives no answer ({trouble.problem}). It is tried {limit}, then the run stops.", flush=True)
 
     def _gave_up(self, trouble: _Trouble, attempts: int, started: float) -> ChatError:
         ask, seconds = self.settings, time.monotonic() - started
@@ -438,6 +456,10 @@ async def _acknowledge(response: Any) -> None:
         connection = response.extensions["network_stream"].get_extra_info("socket")
         with contextlib.suppress(OSError):  # it is closed already
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def _never_sent(error: openai.APIConnectionError) -> bool:
+    return type(error.__cause__).__name__ in ("ConnectError", "ConnectTimeout")  # of httpx
 
 
 def _added(some: tuple[int, int], more: tuple[int, int]) -> tuple[int, int]:

@@ -55,8 +55,8 @@ _BUSY_SECONDS = 30.0
 class Answer:
     """An answer as it was stored.
 
-    `kind` is "label", "sample" (a further answer to the same question) or "rules"; `scores` are a local model's, or the
-    logarithms of the classes' probabilities, in the classes' order.
+    `kind` is "label", "sample" (a further answer to the same question), "rules" or "check" (the one word by which an
+    LLM is tried); `scores` are a local model's, or the logarithms of the classes' probabilities, in the classes' order.
     """
 
     key: str
@@ -156,7 +156,7 @@ class LabelStore:
 
         Args:
             key: from `answer_key`.
-            kind: "label", "sample" or "rules".
+            kind: "label", "sample", "rules" or "check".
             size: "large" or "small".
             model: its name.
             prompt: the messages with the text's place left open; stored once for all texts.
@@ -267,7 +267,7 @@ class LabelStore:
         return 0 if row is None else int(row[0])
 
     def answers(self, kind: str) -> "pd.DataFrame":
-        """All answers of a kind ("label", "sample" or "rules") in the order they came, with the columns of `Answer`."""
+        """All answers of a kind in the order they came, with the columns of `Answer`, which names the kinds."""
         names = ", ".join(Answer.__dataclass_fields__)
         table = self._table(f"SELECT {names} FROM answers WHERE kind = ? ORDER BY rowid", (kind,))
         for name in ("chunk_id", "label", "scores", "reply"):

@@ -320,10 +320,10 @@ class _Asker:
         call["model"] = self.settings.model
 
         async def admit(lost: tuple[int, int]) -> None:
-            await self.budget.admit(key, self.size, messages, max_tokens, lost)
+            await self.budget.admit(key, self.size, messages, max_tokens, lost, form.parameters(self.classes))
 
         def settle(reply: Reply) -> None:
-            self.budget.settle(key, self.size, messages, reply.prompt_tokens, reply.completion_tokens)
+            self.budget.settle(key, self.size, reply.prompt_tokens, reply.completion_tokens)
 
         for _ in range(1 + ASKED_AGAIN):
             try:

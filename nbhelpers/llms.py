@@ -3,11 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from nbhelpers.chat import CHECK_MAX_TOKENS, STOP, ApiChat, ChatSettings, run_async
+from nbhelpers.chat import CHECK, CHECK_MAX_TOKENS, STOP, ApiChat, ChatSettings, run_async
 from nbhelpers.config import Config, Size, secret
+from nbhelpers.errors import ChatRefusedError
 from nbhelpers.label_store import LabelStore, answer_key
+from nbhelpers.lock import one_step
 from nbhelpers.models import find_model
 from nbhelpers.prompt_files import Message
+from nbhelpers.spending import Budget
 
 TEMPERATURE = 0.2  # as the original; low, so that a repeated question gets the same answer
 SAMPLING_TEMPERATURE = 0.7  # of further answers to the same question, which are to differ where the model is not sure
@@ -62,22 +65,19 @@ def samples_of(config: Config, size: Size) -> int:
     return config.labeling.label_samples if size == "small" and config.api_of(size).mode == "api" else 1
 
 
-def check_llms(config: Config, store: LabelStore | None = None, *, sizes: Sequence[Size] = ("large", "small")) -> None:
-    """Finds out before anything is paid for whether the LLMs can be asked.
+def check_llms(config: Config, store: LabelStore, *, sizes: Sequence[Size] = ("large", "small")) -> None:
+    """Finds out, before more is paid than for one word, whether the LLMs can be asked.
 
     Args:
         config: the two LLMs.
-        store: an LLM that has answered before, on this run folder, is not tried again.
+        store: an LLM that has answered before, on this run folder, is not tried again; counts what is asked.
         sizes: which of them.
     Raises:
         ConfigError: a key is not in the environment.
         ModelNotFoundError: a local model is not to be had.
         ChatRefusedError, EndpointError: an endpoint cannot be reached, refuses the key or does not know the model.
+        BudgetError: what is left of the budget does not suffice for one word.
     """
-
-    async def check(settings: ChatSettings) -> None:
-        async with ApiChat(settings) as chat:
-            await chat.check()
 
     settings = [
         chat_settings(config, size, max_tokens=CHECK_MAX_TOKENS) for size in sizes if config.api_of(size).mode == "api"
@@ -85,10 +85,28 @@ def check_llms(config: Config, store: LabelStore | None = None, *, sizes: Sequen
     for size in sizes:
         if config.api_of(size).mode == "local":
             find_model(config.api_of(size).model)
-    known = store.models() if store is not None else set()
     for one in settings:
-        if one.model not in known:
-            run_async(check(one))
+        if one.model not in store.models():
+            with one_step(store.path.parent):
+                run_async(_check(one, config, store))
+
+
+async def _check(settings: ChatSettings, config: Config, store: LabelStore) -> None:
+    size: Size = "large" if settings.size == "large" else "small"
+    key, budget = stored_under(config, size, text="", prompt=CHECK), Budget(config, store)
+
+    async def admit(lost: tuple[int, int]) -> None:
+        await budget.admit(key, size, CHECK, CHECK_MAX_TOKENS, lost)
+
+    call: dict[str, Any] = {"key": key, "kind": "check", "size": size, "model": settings.model}
+    try:
+        async with ApiChat(settings) as chat:
+            reply = await chat.check(admit=admit)
+    except ChatRefusedError as error:  # which costs nothing, however often it is tried
+        store.record_failure(**call, reason=str(error))
+        raise
+    if reply is not None:
+        store.put_answer(**call, prompt=CHECK, reply=reply.text, usage=reply)
 
 
 def usage(config: Config, store: LabelStore) -> dict[str, Any]:

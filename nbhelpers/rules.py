@@ -165,7 +165,7 @@ def _ask_large(config: Config, asked: list[Message], store: LabelStore, key: str
             await budget.admit(key, "large", asked, most, lost)
 
         reply = _complete(config, asked, max_tokens, admit, answered_before=api.model in store.models())
-        budget.settle(key, "large", asked, reply.prompt_tokens, reply.completion_tokens)
+        budget.settle(key, "large", reply.prompt_tokens, reply.completion_tokens)
         # A thought that does not end was cut off before the rules.
         text = (reply.text or "").rpartition("</think>")[2].partition("<think>")[0].strip()
         cut_off = reply.finish_reason == "length"

@@ -5,7 +5,9 @@ The note of a call under way is on disk, so one whose run was killed still count
 """
 
 import asyncio
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from nbhelpers.config import Config, Size
 from nbhelpers.errors import BudgetError
@@ -13,7 +15,6 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.prompt_files import Message
 
 _OVERHEAD_TOKENS = 50  # what a chat format adds around the messages
-_SAFETY = 1.5  # tokens a byte, over the most that was seen
 
 
 class Budget:
@@ -27,8 +28,8 @@ class Budget:
         self.limit = config.cost.budget_usd
         self._store = store
         self._prices = {size: config.price_of(size) for size in ("large", "small")}
-        self._under_way: dict[str, float] = {}
-        self._tokens_a_byte: dict[Size, float] = {}  # the most that was seen; a token is at least one byte
+        self._counted: dict[str, float] = {}  # by call that is not over: the most it can cost, or has cost so far
+        self._sent: set[str] = set()  # those under way; the others wait for money
         self._changed = asyncio.Event()
         self.spent = 0.0
         if self.limit is not None:
@@ -37,7 +38,13 @@ class Budget:
             self.spent = answered + store.write_off()
 
     async def admit(
-        self, key: str, size: Size, messages: Sequence[Message], max_tokens: int, lost: tuple[int, int] = (0, 0)
+        self,
+        key: str,
+        size: Size,
+        messages: Sequence[Message],
+        max_tokens: int,
+        lost: tuple[int, int] = (0, 0),
+        extra: Mapping[str, Any] | None = None,
     ) -> None:
         """Waits until the call under `key` can be paid for whatever it costs, and counts it as spent.
 
@@ -47,46 +54,48 @@ class Budget:
             messages: what is sent.
             max_tokens: the longest reply.
             lost: tokens sent and received in attempts of this call that brought nothing.
+            extra: more parameters that are sent; a schema is read by the model, and billed.
         Raises:
             BudgetError: what is left does not suffice, and no call is under way that could cost less than feared.
         """
         if self.limit is None:
             return
-        written = sum(len(turn["content"].encode()) for turn in messages)
-        tokens = min(1.0, _SAFETY * self._tokens_a_byte.get(size, 1.0)) * written + _OVERHEAD_TOKENS
-        most = self._cost(size, tokens + lost[0], max_tokens + lost[1])
-        self._under_way.pop(key, None)
-        while self.spent + sum(self._under_way.values()) + most > self.limit:
-            if not self._under_way:
-                left = self.limit - self.spent
+        written = "".join([*(turn["content"] for turn in messages), json.dumps(extra or {})])
+        tokens = len(written.encode()) + _OVERHEAD_TOKENS  # a token is at least one byte
+        gone = self._cost(size, *lost)
+        most = gone + self._cost(size, tokens, max_tokens)
+        if key in self._sent:  # its last attempt is over
+            self._sent.remove(key)
+            self._store.reserve(key, gone)
+        self._counted[key] = gone
+        while self.spent + sum(self._counted.values()) - gone + most > self.limit:
+            if not self._sent:
+                left = self.limit - self.spent - sum(self._counted.values())
                 raise BudgetError(
                     f"cost.budget_usd is {self.limit:g}: {max(0.0, left):.6g} dollars are left, and the next call to "
-                    f"the {size} model may cost {most:.6g}. Raise it to go on; what was answered is kept."
+                    f"the {size} model may cost {most - gone:.6g}. Raise it to go on; what was answered is kept."
                 )
             self._changed.clear()
             await self._changed.wait()
-        self._under_way[key] = most
+        self._sent.add(key)
+        self._counted[key] = most
         self._store.reserve(key, most)
 
-    def settle(
-        self, key: str, size: Size, messages: Sequence[Message], prompt_tokens: int, completion_tokens: int
-    ) -> None:
+    def settle(self, key: str, size: Size, prompt_tokens: int, completion_tokens: int) -> None:
         """The call is over, and its answer or failure stored: it counts at what it cost."""
         if self.limit is None:
             return
-        self._under_way.pop(key, None)
-        self.spent += self._cost(size, prompt_tokens, completion_tokens)
-        written = sum(len(turn["content"].encode()) for turn in messages)
-        ratio = min(1.0, prompt_tokens / max(1, written))
-        if ratio:
-            self._tokens_a_byte[size] = max(ratio, self._tokens_a_byte.get(size, 0.0))
-        self._changed.set()
+        self._end(key, self._cost(size, prompt_tokens, completion_tokens))
 
     def abandon(self, key: str) -> None:
         """The call under `key` ended without an answer or a known cost: it stays spent at the most it can cost."""
-        if key in self._under_way:
-            self.spent += self._under_way.pop(key)
-            self._changed.set()
+        self._end(key, self._counted.get(key, 0.0))
+
+    def _end(self, key: str, dollars: float) -> None:
+        self._counted.pop(key, None)
+        self._sent.discard(key)
+        self.spent += dollars
+        self._changed.set()
 
     def _cost(self, size: Size, prompt_tokens: float, completion_tokens: float) -> float:
         sent, received = self._prices[size]

@@ -1,7 +1,9 @@
 """Chat: real calls to a local server, with every fault that endpoints have."""
 
 import asyncio
+import contextlib
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -196,19 +198,61 @@ def test_one_call_that_always_fails_is_given_up_alone_where_the_endpoint_answers
         assert server.requests[3]["messages"] == chat.CHECK
 
 
-def test_an_endpoint_that_answered_before_is_waited_for_and_the_wait_is_told(
+@pytest.mark.parametrize(
+    ("answered_before", "answer", "limit"),
+    [
+        (True, DROP, "for 0.6 s (labeling.patience_seconds)"),
+        (True, Fault(429, "rate limit", retry_after=0.2), "for 0.6 s (labeling.patience_seconds)"),
+        (True, "slow", "for 0.6 s (labeling.patience_seconds)"),
+        (False, Fault(500), "4 times"),
+    ],
+    ids=str,
+)
+def test_why_nothing_happens_is_told_while_an_endpoint_is_waited_for(
+    answered_before: bool,
+    answer: str | Fault,
+    limit: str,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setattr(chat, "TOLD_AFTER_SECONDS", 0.02)
+
+    def late(model: str, messages: Any) -> str | Fault:
+        time.sleep(0.3 if answer == "slow" else 0)
+        return answer
+
     async def main() -> None:
-        async with ApiChat(settings(server, patience_seconds=0.5, max_retries=1), answered_before=True) as endpoint:
+        limits = {"patience_seconds": 0.6, "max_retries": 3, "timeout_seconds": 0.2}
+        async with ApiChat(settings(server, **limits), answered_before=answered_before) as endpoint:
             await endpoint.complete(HELLO)
 
-    with ChatServer(lambda model, messages: DROP) as server, pytest.raises(EndpointError, match="could not be reached"):
+    with ChatServer(late) as server, pytest.raises(EndpointError):
         asyncio.run(main())
-    assert server.times[-1] - server.times[0] >= 0.4
     [told] = capsys.readouterr().out.splitlines()
     assert told.startswith(f"{server.url} gives no answer (")
-    assert told.endswith("It is tried for 0.5 s.")
+    assert told.endswith(f"It is tried {limit}, then the run stops.")
+
+
+def test_a_connection_that_is_not_taken_costs_nothing_and_is_no_slow_answer() -> None:
+    tried: list[tuple[int, int]] = []
+
+    async def admit(lost: tuple[int, int]) -> None:
+        tried.append(lost)
+
+    async def main(port: int) -> None:
+        busy = ChatSettings(model="m", base_url=f"http://127.0.0.1:{port}/v1", timeout_seconds=0.1, max_retries=2)
+        async with ApiChat(busy) as endpoint:
+            await endpoint.complete(HELLO, admit=admit)
+
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):  # wait in vain to be accepted; the next one is not even noticed
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        with pytest.raises(EndpointError, match="could not be reached in 3 attempts"):
+            asyncio.run(main(full.getsockname()[1]))
+    assert tried == [(0, 0)] * 3
 
 
 def test_waits_grow_and_retry_after_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

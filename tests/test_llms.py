@@ -11,7 +11,7 @@ from chat_server import DROP, ChatServer, Fault, keyword_labeller
 from nbhelpers.chat import STOP
 from nbhelpers.completions import Reply
 from nbhelpers.config import Config
-from nbhelpers.errors import ChatRefusedError, ConfigError, EndpointError, ModelNotFoundError
+from nbhelpers.errors import BudgetError, ChatRefusedError, ConfigError, EndpointError, ModelNotFoundError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import chat_settings, check_llms, stored_under, usage
 from nbhelpers.prompt_files import Message
@@ -19,6 +19,7 @@ from nbhelpers.prompt_files import Message
 MakeConfig = Callable[..., Config]
 KEY = "sk-verySecret1234567890"
 LABELLER = keyword_labeller({"goal": "sports"})
+PRICES = {f"cost_per_million_{size}_{way}": 4.0 for size in ("large", "small") for way in ("input", "output")}
 
 pytestmark = pytest.mark.usefixtures("quick_retries")
 
@@ -106,9 +107,11 @@ class GuardedServer(ChatServer):
         return self
 
 
-def test_both_llms_are_checked_without_a_chat_call_where_models_are_listed(make_config: MakeConfig) -> None:
+def test_both_llms_are_checked_without_a_chat_call_where_models_are_listed(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
     with GuardedServer(LABELLER, key=KEY, models=["big", "little"]) as server:
-        check_llms(make_config(server.url, api={"large_api_key": KEY, "small_api_key": KEY}))
+        check_llms(make_config(server.url, api={"large_api_key": KEY, "small_api_key": KEY}), store)
         assert (server.listed, server.calls) == (2, 0)
 
 
@@ -148,13 +151,18 @@ def test_an_llm_that_has_answered_before_is_not_tried_again(make_config: MakeCon
     ids=str,
 )
 def test_what_is_wrong_is_one_sentence_before_anything_is_answered(
-    api: dict[str, str], error: type[Exception], message: str, make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    api: dict[str, str],
+    error: type[Exception],
+    message: str,
+    make_config: MakeConfig,
+    store: LabelStore,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with GuardedServer(LABELLER, key=KEY, models=["big", "little"]) as server:
         config = make_config(server.url, api={"large_api_key": KEY, "small_api_key": KEY, **api})
         with pytest.raises(error, match=message) as raised:
-            check_llms(config)
+            check_llms(config, store)
         assert "\n" not in str(raised.value)
         assert KEY not in str(raised.value)
         assert "wrongwrong" not in str(raised.value)
@@ -165,36 +173,52 @@ def test_what_is_wrong_is_one_sentence_before_anything_is_answered(
 
 
 def test_a_missing_key_is_found_before_any_endpoint_is_asked(
-    make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    make_config: MakeConfig, store: LabelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     with GuardedServer(LABELLER, key=KEY, models=["big"]) as server:
         with pytest.raises(ConfigError):
-            check_llms(make_config(server.url, api={"large_api_key": KEY, "small_api_key": "${NO_SUCH_KEY}"}))
+            check_llms(make_config(server.url, api={"large_api_key": KEY, "small_api_key": "${NO_SUCH_KEY}"}), store)
         assert (server.listed, server.calls) == (0, 0)
 
 
-def test_an_endpoint_that_drops_every_call_is_given_up(make_config: MakeConfig) -> None:
+def test_an_endpoint_that_drops_every_call_is_given_up(make_config: MakeConfig, store: LabelStore) -> None:
     with ChatServer(lambda model, messages: DROP) as server, pytest.raises(EndpointError, match="could not be reached"):
-        check_llms(make_config(server.url))
+        check_llms(make_config(server.url), store)
 
 
-def test_an_endpoint_without_a_list_of_models_is_asked_one_short_question(make_config: MakeConfig) -> None:
+def test_an_endpoint_without_a_list_of_models_is_asked_one_short_question(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
     with ChatServer(LABELLER) as server:
-        check_llms(make_config(server.url))
+        check_llms(make_config(server.url), store)
         assert [(request["model"], request["max_tokens"]) for request in server.requests] == [
             ("big", 500),
             ("little", 500),
         ]
+        check_llms(make_config(server.url), store)
+        assert server.calls == 2  # that was an answer
+    assert usage(make_config(), store)["calls"] == 2
+
+
+def test_a_refused_model_is_asked_once_and_costs_nothing(make_config: MakeConfig, store: LabelStore) -> None:
     with ChatServer(lambda model, messages: Fault(404, "model not found", code="model_not_found")) as server:
         with pytest.raises(ChatRefusedError, match="does not know the model big"):
-            check_llms(make_config(server.url))
+            check_llms(make_config(server.url, cost={**PRICES, "budget_usd": 1.0}), store)
         assert server.calls == 1
+    assert store.write_off() == 0
 
 
-def test_a_local_model_needs_no_endpoint(make_config: MakeConfig, tiny_llm: Path) -> None:
+def test_the_short_question_is_not_asked_without_money_for_it(make_config: MakeConfig, store: LabelStore) -> None:
+    with ChatServer(LABELLER) as server:
+        with pytest.raises(BudgetError):
+            check_llms(make_config(server.url, cost={**PRICES, "budget_usd": 0.001}), store)
+        assert server.calls == 0
+
+
+def test_a_local_model_needs_no_endpoint(make_config: MakeConfig, tiny_llm: Path, store: LabelStore) -> None:
     model = {"large_mode": "local", "large_model": str(tiny_llm), "small_mode": "local", "small_model": str(tiny_llm)}
-    check_llms(make_config(api=model))
+    check_llms(make_config(api=model), store)
 
 
 # What it has cost
