@@ -12,7 +12,7 @@ import pandas as pd
 from nbhelpers.config import Config, Size
 from nbhelpers.errors import ConfigError
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import label_chunks, label_prompt, unanswered
+from nbhelpers.labeling import label_chunks, label_prompt, read_test_labels, unanswered
 from nbhelpers.lock import one_step
 from nbhelpers.plan import plan_labels
 from nbhelpers.rules import edit_rules, read_rules
@@ -49,6 +49,16 @@ class RulesEdit:
             for stage in STAGES
             if not what_changed(stage, self.config, self.run) and "rules" in stage.inputs(self.config, self.run)
         ]
+
+    def stale_labels(self) -> dict[str, int]:
+        """How many labels by an LLM these steps would ask for again, by what they are for; a person's labels stay."""
+        steps, found = self.stale(), {}
+        if "03_test_labels" in steps:
+            found["test labels"] = len(read_test_labels(self.run))
+        if "04_train" in steps:
+            table = self.run.read_table(self.run.train_labels, made_by="04_train")
+            found["labels to train on"] = int((table["source"] != "human").sum())
+        return found
 
     def texts(self, page: int = 0) -> pd.DataFrame:
         """Five texts that are no test texts; another page, another five."""

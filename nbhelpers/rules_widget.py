@@ -87,8 +87,11 @@ def _say(said: Any, text: str) -> None:
 
 
 def _stale(edit: RulesEdit) -> str:
-    stale = ", ".join(edit.stale())
-    return f"To be done anew with these rules: {stale}." if stale else "No later step has been done yet: none is stale."
+    steps = ", ".join(edit.stale())
+    if not steps:
+        return "No later step is up to date: none becomes stale."
+    labels = " and ".join(f"{n:,} {kind}" for kind, n in edit.stale_labels().items())
+    return f"To be done anew with these rules: {steps}" + (f"; {labels} are then stale." if labels else ".")
 
 
 def _cost(edit: RulesEdit, text: str, page: int) -> str:

@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import pytest
 from chat_server import ChatServer
-from runs_made import WORDS, prepare, texts_of, write_rows
+from runs_made import WORDS, WordFits, prepare, texts_of, write_rows
 
 from nbhelpers.config import Config
 from nbhelpers.errors import ConfigError
 from nbhelpers.ingest import ingest
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
+from nbhelpers.rounds import Rounds
 from nbhelpers.rules import make_rules, read_rules
 from nbhelpers.rules_edit import RulesEdit
 from nbhelpers.rules_widget import rules_widget
@@ -26,7 +27,9 @@ NEW = "1. Go by the first word.\n2. Else sports."
 @pytest.fixture
 def config(make_config: MakeConfig, server: ChatServer) -> Config:
     price = {f"cost_per_million_{size}_{way}": 1000.0 for size in ("small", "large") for way in ("input", "output")}
-    made = make_config(server.url, cost=price, training={"test_set_size": 40, "train_set_size": 20})
+    made = make_config(
+        server.url, cost=price, training={"test_set_size": 40, "train_set_size": 20, "train_set_increment": 10}
+    )
     write_rows(made.path.input_dir, texts_of(dict.fromkeys(WORDS, 50)))
     return made
 
@@ -51,6 +54,25 @@ def test_steps_that_are_up_to_date_and_read_the_rules_become_stale(edit: RulesEd
     assert edit.stale() == ["03_test_labels"]  # 01 reads no rules
     edit.keep(NEW)
     assert edit.stale() == []
+
+
+def test_an_edit_tells_how_many_labels_become_stale_and_a_persons_never_do(edit: RulesEdit, fits: WordFits) -> None:
+    assert edit.stale_labels() == {}
+    stamps = [begin(stage, edit.config, edit.run) for stage in STAGES[2:4]]
+    rounds = Rounds(edit.config, edit.run, edit.store)
+    first = rounds.step().labels["chunk_id"].iloc[0]
+    edit.store.set_human_label(first, "weather", note="review")
+    rounds.step()
+    finish(STAGES[2], edit.run, stamps[0])
+    assert edit.stale_labels() == {"test labels": 40}
+    finish(STAGES[3], edit.run, begin(STAGES[3], edit.config, edit.run))
+    assert edit.stale_labels() == {"test labels": 40, "labels to train on": 29}
+    area, *_, said, _ = parts(rules_widget(edit.config, edit.run, edit.store))
+    area.value = NEW
+    assert (
+        "To be done anew with these rules: 03_test_labels, 04_train; "
+        "40 test labels and 29 labels to train on are then stale."
+    ) in said.value
 
 
 def test_a_try_asks_both_llms_once_and_leaves_the_rules_as_they_are(edit: RulesEdit, server: ChatServer) -> None:
