@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from nbhelpers.evaluation import accuracy_interval
-from nbhelpers.pictures import INK, LIMIT, MIDDLE, new_picture, percents, style
+from nbhelpers.pictures import INK, LIMIT, MIDDLE, new_picture, percents, rounded_percent, style
 
 STEP = 0.01
 
@@ -63,18 +63,13 @@ def coverage_figure(table: pd.DataFrame, *, threshold: float | None = None) -> F
     ax.plot(x, table["coverage"], color="#0072B2", linewidth=2.4, linestyle="--", label="share of texts decided")
     if threshold is not None:
         ax.axvline(threshold, color=LIMIT, linewidth=1.6)
-        ax.annotate(f"{threshold:.0%}", (threshold, 0.02), (5, 0), textcoords="offset points", color=LIMIT)
+        ax.annotate(rounded_percent(threshold), (threshold, 0.02), (5, 0), textcoords="offset points", color=LIMIT)
     ax.set(xlim=(0, 1), ylim=(0, 1.03), xlabel="confidence below which a text is left undecided")
     percents(ax.xaxis)
     percents(ax.yaxis)
     ax.grid()
-    ax.set_title("The fewer are decided, the more of them are right" if _rises(table) else "Coverage and accuracy")
+    ax.set_title("Coverage and accuracy at each confidence")
     fig.legend(loc="outside lower center", ncols=2)
     steps = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95)
     fig.alt = "Coverage and accuracy. " + " ".join(at_threshold(table, step) for step in steps)
     return fig
-
-
-def _rises(table: pd.DataFrame) -> bool:
-    known = table["accuracy"].dropna()
-    return bool(len(known) > 1 and known.iloc[-1] > known.iloc[0])
