@@ -205,8 +205,8 @@ def confidence_by_class(predictions: pd.DataFrame, classes: Sequence[str]) -> Ax
             continue
         low, middle, high = np.quantile(values, (0.25, 0.5, 0.75))  # the box stands above its dots, so neither hides
         ax.barh(y - 0.2, high - low, left=low, height=0.28, **fill(colour, hatch))
-        ax.barh(y - 0.2, high - low, left=low, height=0.28, facecolor="none", edgecolor=INK, linewidth=1)
-        ax.plot([middle, middle], [y - 0.38, y - 0.02], color=INK, linewidth=3, clip_on=False)
+        for colour_of_line, points in (("white", 6), (INK, 3)):  # ink alone would not show on a dark class
+            ax.plot([middle, middle], [y - 0.38, y - 0.02], color=colour_of_line, linewidth=points, clip_on=False)
         few = values if len(values) <= MOST_DOTS else random.choice(values, MOST_DOTS, replace=False)
         heights = y + random.uniform(0.06, 0.4, len(few))
         ax.plot(few, heights, "o", color=colour, ms=3.2, mec=INK, mew=0.3, alpha=0.8, clip_on=False)
@@ -262,7 +262,8 @@ def per_class(per_class: pd.DataFrame) -> Axes:
     measures = per_class[["precision", "recall", "f1"]].to_numpy(dtype=float)
     for y, (row, (colour, _)) in enumerate(zip(measures, class_looks(classes).values(), strict=True)):
         if np.isfinite(row).any():
-            ax.plot([np.nanmin(row), np.nanmax(row)], [y, y], color=colour, linewidth=5, solid_capstyle="butt")
+            low, high = np.nanmin(row), np.nanmax(row)
+            ax.barh(y, high - low, left=low, height=0.16, **fill(colour, ""))
     dots: dict[str, Any] = {"linestyle": "none", "clip_on": False, "zorder": 3}
     undefined = []
     looks = (("precision", "s", "white", -0.24), ("recall", "o", PALE, 0.24), ("F1", "D", INK, 0.0))

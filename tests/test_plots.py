@@ -353,7 +353,7 @@ def test_confidence_draws_each_text_below_its_class_s_box_in_the_class_s_colour(
     dots = [line for line in ax.get_lines() if line.get_marker() == "o"]
     assert [len(line.get_xdata()) for line in dots] == [259, 134, 46, 7]
     colours = [look[0] for look in pictures.class_looks(classes).values()]
-    for y, (line, colour, box) in enumerate(zip(dots, colours, ax.patches[::2], strict=True)):
+    for y, (line, colour, box) in enumerate(zip(dots, colours, ax.patches, strict=True)):
         assert line.get_color() == colour
         assert mpl.colors.to_hex(box.get_facecolor()).upper() == colour
         assert y - 0.5 < box.get_y() < box.get_y() + box.get_height() < min(line.get_ydata())
