@@ -17,6 +17,13 @@ from tiny_models import tiny_bert
 
 COMMON = "the a of we they was in and very today some people said about with many more than last this town new"
 FILLER = COMMON.split()
+# Dollars for a million tokens, for `Case.write(url, cost=PRICES)`.
+PRICES = {
+    "cost_per_million_large_input": 2.0,
+    "cost_per_million_large_output": 8.0,
+    "cost_per_million_small_input": 0.2,
+    "cost_per_million_small_output": 0.8,
+}
 CONSONANTS, VOWELS = "bdfgklmnprstv", "aeiou"
 
 

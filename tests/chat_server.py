@@ -6,6 +6,7 @@ assert server.asked_twice == []
 """
 
 import json
+import math
 import re
 import threading
 import time
@@ -240,3 +241,22 @@ def keyword_labeller(
         return f"A keyword decides.\nFinal label: {label}"
 
     return answer
+
+
+def confident(answer: Answer, classes: Sequence[str], probability: float) -> Answer:
+    """The same answers; a label comes with log-probabilities: its own is this, and the other classes share the rest."""
+
+    def sure(model: str, messages: list[dict[str, Any]]) -> Fault | Said | str | None:
+        reply = answer(model, messages)
+        if shown_text(messages) is None or not isinstance(reply, str):
+            return reply
+        reasons, mark, label = reply.rpartition("Final label: ")
+        shares = dict.fromkeys(classes, (1 - probability) / (len(classes) - 1)) | {label: probability}
+        tops = [{"token": name, "logprob": math.log(share)} for name, share in shares.items()]
+        tokens = [
+            {"token": reasons + mark, "logprob": 0.0, "top_logprobs": []},
+            {"token": label, "logprob": math.log(probability), "top_logprobs": tops},
+        ]
+        return Said(reply, choice={"logprobs": {"content": tokens}})
+
+    return sure

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -189,6 +190,29 @@ class OpenNotebook:
         self.page.get_by_role("button", name="Confirm Kernel Restart").click()
         self._wait_for_kernel()
         return self
+
+    def kill(self) -> Self:
+        """Kills the kernel, as a system short of memory does, and lets the server start another."""
+        process = int(self.run_below("import os; os.getpid()").inner_text())
+        os.kill(process, signal.SIGKILL)
+        self.page.locator(".jp-Dialog").get_by_role("button", name="Ok").click(
+            timeout=CELL_MS
+        )  # "appears to have died"
+        self._wait_for_kernel()
+        return self
+
+    def run_below(self, source: str) -> Locator:
+        """Adds a cell at the end and runs it; returns its output."""
+        cells = self.panel.locator(".jp-Cell")
+        cells.last.scroll_into_view_if_needed()
+        cells.last.locator(".jp-InputPrompt, .jp-MarkdownOutput").first.click()
+        for key in ("Escape", "b", "Enter"):  # command mode, a cell below, into it
+            self.page.keyboard.press(key)
+        self.page.keyboard.type(source)
+        self.page.keyboard.press("Control+Enter")
+        output = cells.last.locator(".jp-OutputArea-output").last
+        output.wait_for(timeout=CELL_MS)
+        return output
 
     def _wait_for_kernel(self) -> None:
         """Until the server says that this notebook's kernel is idle, and the page is connected to it."""

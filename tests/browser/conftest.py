@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import Case
+from cases import PRICES, Case
 from chat_server import ChatServer
 from jupyter_lab import Lab, OpenNotebook, find_browser
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
@@ -97,5 +97,5 @@ def server(case: Case) -> Iterator[ChatServer]:
 
 @pytest.fixture
 def config(case: Case, server: ChatServer) -> Path:
-    """The config of `case`, whose LLMs need no key."""
-    return case.write(server.url, api={"large_api_key": None, "small_api_key": None})
+    """The config of `case`, whose LLMs need no key and have a price."""
+    return case.write(server.url, api={"large_api_key": None, "small_api_key": None}, cost=PRICES)

@@ -1,13 +1,15 @@
 """The random audit, the review queue and the matrices in JupyterLab: by mouse and by keyboard, down to the files."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cases import Case
-from jupyter_lab import CELL_MS, OpenNotebook, save_screenshot
+from chat_server import ChatServer, confident
+from jupyter_lab import OpenNotebook, save_screenshot
 from playwright.sync_api import Locator, expect
 from runs_made import prepare
 
@@ -20,6 +22,13 @@ from nbhelpers.run_folder import RunFolder
 OpenIt = Callable[..., OpenNotebook]
 QUEUE, TRAIN, TEST = "Labels worth a person's minute", "Train set, by cross-validation", "Test set (read only)"
 AUDIT = "Random audit of the test labels"
+
+
+@pytest.fixture
+def server(case: Case) -> Iterator[ChatServer]:
+    """LLMs that say how sure they are."""
+    with ChatServer(confident(case.answer, case.classes, 0.75), models=["large", "small"]) as running:
+        yield running
 
 
 @pytest.fixture
@@ -45,17 +54,6 @@ def text_of(queue: Locator) -> str:
 def press(queue: Locator, key: str, *, told: str) -> None:
     queue.page.keyboard.press(key)
     expect(queue.get_by_role("status")).to_have_text(told)
-
-
-def run_in_new_cell(notebook: OpenNotebook, source: str) -> None:
-    """Adds a cell at the notebook's end and runs it."""
-    last = notebook.panel.locator(".jp-Cell").last
-    last.scroll_into_view_if_needed()
-    last.locator(".jp-InputPrompt, .jp-MarkdownOutput").first.click()
-    for key in ("Escape", "b", "Enter"):  # command mode, a cell below, into it
-        notebook.page.keyboard.press(key)
-    notebook.page.keyboard.type(source)
-    notebook.page.keyboard.press("Shift+Enter")
 
 
 def dataset(case: Case, number: int) -> dict[str, dict[str, Any]]:
@@ -90,6 +88,11 @@ def test_what_a_person_says_in_the_queue_and_in_the_matrix_trains_the_next_class
     matrix.locator("td[data-at='0 0']").click()
     expect(matrix.get_by_role("status")).to_contain_text("texts.")
     moved = matrix.locator("li").first
+    told = dict(zip(moved.locator("dt").all_inner_texts(), moved.locator("dd").all_inner_texts(), strict=True))
+    assert told.keys() == {"small LLM", "its reply", "classifier"}
+    assert told["small LLM"] == "not spam (75 %)"
+    assert told["its reply"].startswith("A keyword decides.")
+    assert re.fullmatch(r"not spam \(\d+ %\)", told["classifier"])
     text = moved.locator(".nbh-text").inner_text()
     assert text != first
     moved.get_by_label("class").select_option("spam")
@@ -102,8 +105,7 @@ def test_what_a_person_says_in_the_queue_and_in_the_matrix_trains_the_next_class
     assert store.human_labels() == {chunks[first]: "spam", chunks[text]: "spam"}
     assert dataset(case, 1)[text]["source"] == "small"
 
-    run_in_new_cell(notebook, "rounds.step().number")
-    expect(notebook.panel.locator(".jp-OutputArea-output").last).to_have_text("2", timeout=CELL_MS)
+    expect(notebook.run_below("rounds.step().number")).to_have_text("2")
     for corrected in (first, text):
         row = dataset(case, 2)[corrected]
         assert (row["label"], row["source"]) == ("spam", "human")
@@ -121,6 +123,7 @@ def test_the_matrix_of_the_test_set_is_walked_by_keyboard_and_changes_nothing(
     expect(matrix.locator("td[data-at='1 1']")).to_have_attribute("aria-selected", "true")
     expect(matrix.get_by_role("heading", level=4)).to_have_text("large LLM's label: spam · classifier's label: spam")
     assert matrix.locator("li").count() > 0
+    expect(matrix.locator("li dl").first).to_contain_text(re.compile(r"large LLM\s*spam \(75 %\)"))
     assert matrix.locator("li").get_by_role("button").count() == 0
     expect(matrix.get_by_role("button", name="Undo")).to_be_hidden()
     assert store.human_labels() == {}
@@ -128,7 +131,7 @@ def test_the_matrix_of_the_test_set_is_walked_by_keyboard_and_changes_nothing(
     save_screenshot(matrix, "matrix_test_narrow_dark")
 
 
-def test_the_audit_goes_on_in_a_new_kernel_and_ends_with_how_good_the_llm_is(
+def test_the_audit_goes_on_after_the_kernel_was_killed_and_ends_with_how_good_the_llm_is(
     open_notebook: OpenIt, case: Case, config: Path, store: LabelStore
 ) -> None:
     drawn = draw_audit(
@@ -143,7 +146,8 @@ def test_the_audit_goes_on_in_a_new_kernel_and_ends_with_how_good_the_llm_is(
         press(audit, keys[label], told=f"Stored: {label}.")
     expect(audit.locator("dl")).to_be_hidden()  # blind
     assert list(store.human_labels()) == drawn[:3]
-    notebook.restart()
+    notebook.kill()
+    assert list(store.human_labels()) == drawn[:3]
     audit.get_by_role("button", name="1 not spam").click()
     expect(audit.get_by_role("status")).to_contain_text("Run this cell again")
     audit = shown(notebook.run_all(), AUDIT)

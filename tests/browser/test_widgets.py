@@ -20,6 +20,7 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.rounds import Rounds
 from nbhelpers.rules import read_rules
 from nbhelpers.run_folder import RunFolder
+from nbhelpers.stages import begin, find_stage, finish
 
 Open = Callable[..., OpenNotebook]
 SOON = 60_000
@@ -32,6 +33,7 @@ def prepared(config: Path) -> Path:
     run = RunFolder(made.path.output_dir)
     with LabelStore(run.labels) as store:
         prepare(made, run, store)
+    _leave_stamp("03_test_labels", config)
     return config
 
 
@@ -42,14 +44,31 @@ def trained(prepared: Path) -> Path:
     run = RunFolder(made.path.output_dir)
     with LabelStore(run.labels) as store:
         Rounds(made, run, store).run_until_done()
+    _leave_stamp("04_train", prepared)
     return prepared
+
+
+def _leave_stamp(name: str, config: Path) -> None:
+    """As the notebook's last cell does."""
+    made, stage = load_config(config), find_stage(name)
+    run = RunFolder(made.path.output_dir)
+    finish(stage, run, begin(stage, made, run))
 
 
 def test_the_loop_and_the_class_balance(open_notebook: Open, prepared: Path, case: Case, server: ChatServer) -> None:
     notebook = open_notebook("04_train", prepared).run_all()
     panel, done = notebook.panel, len(case.report["iterations"])
+    expect(panel.get_by_role("columnheader", name="share of the pool").first).to_be_visible()
     panel.get_by_role("button", name="weights").click()
     expect(panel.get_by_text("The next iteration uses balance: weights, unlike the config.")).to_be_visible()
+    panel.get_by_role("button", name="random").click()
+    expect(panel.get_by_text("The next iteration uses balance: weights and selection: random")).to_be_visible()
+    curve, labels = panel.locator(".widget-html img[alt^='Learning curve']"), case.report["iterations"][-1]["labels"]
+    points = curve.get_attribute("alt")
+    expect(
+        panel.get_by_text(f"So far: {labels} labels to learn from, {server.calls} LLM calls in all, $")
+    ).to_be_visible()
+    expect(panel.get_by_text(re.compile(r"The next iteration: 30 calls, \$0\.00\d+\."))).to_be_visible()
     one, stop = (panel.get_by_role("button", name=name) for name in ("One more iteration", "Stop after this one"))
     expect(stop).to_be_disabled()
     one.click()
@@ -57,11 +76,17 @@ def test_the_loop_and_the_class_balance(open_notebook: Open, prepared: Path, cas
     expect(one).to_be_enabled()
     last = case.report["iterations"][-1]
     assert (last["iteration"], last["balance"], last["by_hand"]) == (done + 1, "weights", True)
+    with LabelStore(RunFolder(case.output).labels) as store:
+        assert set(store.selection()["why"].tail(30)) == {"random"}
+    expect(curve).not_to_have_attribute("alt", str(points))
+    expect(curve).to_have_attribute("alt", re.compile(f"{last['train_size']} labels: .* Target 90.0 %"))
+    expect(panel.get_by_text(f"So far: {labels + 30} labels to learn from, {server.calls} LLM calls")).to_be_visible()
     expect(panel.get_by_text(f"recall, iteration {done + 1} (weights)").first).to_be_visible()
 
     panel.get_by_role("button", name="Save to config").click()
     expect(panel.get_by_text("(config: weights)")).to_be_visible()
-    assert load_config(prepared).training.balance == "weights"
+    saved = load_config(prepared).training
+    assert (saved.balance, saved.selection) == ("weights", "random")
     assert notebook.serious_faults() == []
     notebook.looks("04_widgets")
     assert server.asked_twice == []
@@ -92,13 +117,23 @@ def test_stop_after_this_one_is_heard_while_an_iteration_is_at_work(
     assert (case.report["status"], len(case.report["iterations"])) == ("running", 2)
 
 
-def test_a_new_kernel_goes_on_where_the_last_one_was(
+def test_it_runs_until_the_target_and_a_new_kernel_goes_on_where_the_last_one_was(
     open_notebook: Open, prepared: Path, case: Case, server: ChatServer
 ) -> None:
-    notebook = open_notebook("04_train", prepared).run_all()
-    panel, done = notebook.panel, len(case.report["iterations"])
-    panel.get_by_role("button", name="One more iteration").click()
+    right, server.answer = server.answer, lambda model, messages: "Final label: not spam"
+    few = ["training.train_set_size=12", "training.train_set_increment=60", "training.max_iters=5"]
+    notebook = open_notebook("04_train", prepared, overrides=few).run_to("loop_widget(rounds)")
+    panel, server.answer = notebook.panel, right
+    one, until = (panel.get_by_role("button", name=name) for name in ("One more iteration", "Run until the target"))
+    assert len(case.report["iterations"]) == 1
+    until.click()
+    expect(panel.get_by_text("The target is reached.")).to_be_visible(timeout=SOON)
+    expect(until).to_be_disabled()
+    done = len(case.report["iterations"])
+    assert done > 1
+    one.click()
     expect(panel.get_by_text(f"Iteration {done + 1}:")).to_be_visible(timeout=SOON)
+    expect(one).to_be_enabled()
     calls, made = server.calls, (case.final() / "training.json").read_text("utf-8")
     notebook.restart().run_all()
     expect(panel.get_by_role("status").get_by_text(f"Iteration {done + 1}:")).to_be_visible()
@@ -109,14 +144,16 @@ def test_a_new_kernel_goes_on_where_the_last_one_was(
     assert (server.calls, len(case.report["iterations"])) == (calls, done + 1)
 
 
-def test_rules_are_edited_tried_and_kept(open_notebook: Open, prepared: Path, case: Case, server: ChatServer) -> None:
-    run = RunFolder(case.output)
-    notebook = open_notebook("02_rules", prepared).run_all()
+def test_rules_are_edited_tried_and_kept(open_notebook: Open, trained: Path, case: Case, server: ChatServer) -> None:
+    run, labels = RunFolder(case.output), case.report["iterations"][-1]["labels"]
+    notebook = open_notebook("02_rules", trained).run_all()
     panel = notebook.panel
     area = panel.locator("textarea").first
     area.fill("1. Go by the words.\n2. Where in doubt, it is <b>not spam</b>.")
     area.blur()
     expect(panel.get_by_text("+2. Where in doubt, it is <b>not spam</b>.")).to_be_visible()
+    stale = f"03_test_labels, 04_train; 50 test labels and {labels} labels to train on are then stale."
+    expect(panel.get_by_text(f"To be done anew with these rules: {stale}")).to_be_visible()
     server.reset()
     panel.get_by_role("button", name="Try on 5 texts").click()
     expect(panel.get_by_text("Trying costs nothing: all is known.")).to_be_visible(timeout=SOON)
@@ -128,10 +165,10 @@ def test_rules_are_edited_tried_and_kept(open_notebook: Open, prepared: Path, ca
     area.fill("1. Go by the words alone.")
     area.blur()
     panel.get_by_role("button", name="Keep").click()
-    expect(panel.get_by_text("Kept.")).to_be_visible()
+    expect(panel.get_by_text(f"Kept. To be done anew with these rules: {stale}")).to_be_visible()
     assert read_rules(run) == "1. Go by the words alone."
     server.reset()
-    open_notebook("03_test_labels", prepared).run_all()
+    open_notebook("03_test_labels", trained).run_all()
     assert all("Go by the words alone." in json.dumps(body["messages"]) for body in server.requests)
     assert server.calls >= 50
 
@@ -164,8 +201,36 @@ def test_a_text_is_typed_and_a_threshold_is_set_by_keyboard(open_notebook: Open,
     expect(decided).to_be_visible()
 
 
-def test_notebook_7_has_the_widgets_too(open_notebook: Open, prepared: Path, case: Case) -> None:
-    notebook = open_notebook("04_train", prepared, overrides=["training.max_iters=1"], view="notebook").run_all()
+def test_notebook_7_runs_all_five_and_has_their_widgets(open_notebook: Open, config: Path, case: Case) -> None:
+    def opened(name: str) -> OpenNotebook:
+        return open_notebook(name, config, overrides=["training.max_iters=1"], view="notebook").run_all()
+
+    notebook = opened("01_ingest")
+    notebook.screenshot("01_notebook_7")
+    notebook.close()
+
+    notebook = opened("02_rules")
+    panel, area = notebook.panel, notebook.panel.locator("textarea").first
+    area.fill("1. Go by the words alone.")
+    area.blur()
+    panel.get_by_role("button", name="Try on 5 texts").click()
+    expect(panel.get_by_text("Trying costs nothing: all is known.")).to_be_visible(timeout=SOON)
+    panel.get_by_role("button", name="Keep").click()
+    expect(panel.get_by_text("Kept.")).to_be_visible()
+    assert read_rules(RunFolder(case.output)) == "1. Go by the words alone."
+    notebook.screenshot("02_notebook_7")
+    notebook.close()
+
+    notebook = opened("03_test_labels")
+    audit = notebook.panel.get_by_role("region", name="Random audit of the test labels")
+    audit.locator(".nbh-text").click()
+    notebook.page.keyboard.press("1")
+    expect(audit.get_by_role("status")).to_have_text("Stored: not spam.")
+    expect(audit).to_contain_text("text 2 of 40 · 1 decided")
+    notebook.screenshot("03_notebook_7")
+    notebook.close()
+
+    notebook = opened("04_train")
     panel = notebook.panel
     panel.get_by_role("button", name="weights").click()
     panel.get_by_role("button", name="One more iteration").click()
@@ -178,7 +243,7 @@ def test_notebook_7_has_the_widgets_too(open_notebook: Open, prepared: Path, cas
     notebook.looks("04_notebook_7")
     notebook.close()
 
-    notebook = open_notebook("05_predict", prepared, view="notebook").run_all()
+    notebook = opened("05_predict")
     area = notebook.panel.get_by_label("text", exact=True)
     area.fill(words_of(2)[1][0])
     expect(notebook.panel.get_by_role("status").filter(has_text=re.compile(r"^spam, with"))).to_be_visible(timeout=SOON)
