@@ -1,4 +1,4 @@
-"""Choose how rare classes are trained and which texts are bought next; static twins: `class_overview`, a figure.
+"""Choose how rare classes are treated and which texts are bought next; static twins: `class_overview`, a figure.
 
 A choice acts from the next iteration on (see Rounds.choose). The config's value stands beside it, and is changed only
 by "Save to config".
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import ipywidgets
 
 BALANCES = {
-    "auto": "As weights where the commonest class has three times the texts of the rarest or more, else as none.",
+    "auto": "As weights where the commonest class has five times the texts of the rarest or more, else as none.",
     "none": "Every text counts the same. Frequent classes are learned best, and a rare one may never be predicted. "
     "Probabilities are not corrected for the class shares of the pool, either.",
-    "weights": "A text of a rare class counts more in training: it is found more often, with more false alarms.",
+    "weights": "A text of a rare class counts more: its class is found more often, with more false alarms.",
 }
 SELECTIONS = {
     "auto": "A fifth of each batch is random; the rest are texts that are hard to tell, or look like a rare class.",

@@ -170,7 +170,7 @@ class Training(Section):
     )
     balance: Literal["auto", "none", "weights"] = Field(
         "auto",
-        description="rare classes weigh more in training: where needed, never (nor are probabilities fitted to the "
+        description="rare classes weigh more: where needed, never (nor are probabilities fitted to the "
         "pool), or always",
     )
     test_labeler: Size = Field("large", description="the LLM that labels the test set")

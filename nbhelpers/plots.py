@@ -176,7 +176,7 @@ def class_balance(tables: Mapping[str, pd.DataFrame], *, chosen: str) -> Figure:
     axes[1].axvline(1, color=MIDDLE, linewidth=1, linestyle=":")
     separate_rows(axes[1], k)
     axes[1].tick_params(axis="y", length=0)
-    axes[1].set_xlabel("weight of one text in training (1 = as it is)")
+    axes[1].set_xlabel("weight of one text (1 = as it is)")
     axes[1].set_title("What each choice of balance does")
     fig.legend(loc="outside lower center", ncols=3)
     weights = ", ".join(extremes) or "none"

@@ -5,8 +5,8 @@ Which texts are labelled, and how good the result is, are other modules' questio
 
 Source: enough steps for few labels, Mosbach et al. 2021 (arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987);
 beside the cross-entropy a supervised contrastive loss on what the last layer reads, Gunel et al. 2021
-(arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362). What was tried and lost stands in
-tests/benchmarks/few_labels.py.
+(arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362); rare classes by logit adjustment, Menon et al. 2021
+(arXiv:2007.07314). What was tried and lost stands in tests/benchmarks/few_labels.py and balance.py.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from nbhelpers.training_loop import freeze_large_table, minimise, rate_by_width,
 if TYPE_CHECKING:
     import torch
 
-RECIPE = 6  # raise it when equal settings would train a different classifier than before
+RECIPE = 7  # raise it when equal settings would train a different classifier than before
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
-IMBALANCED = 3  # `balance: auto` weights classes from this ratio of the most to the least frequent
+IMBALANCED = 5.0  # `balance: auto` weights classes from this ratio of the most to the least frequent
 CLOSENESS = 0.1  # the contrastive loss's temperature
 
 
@@ -110,11 +110,6 @@ def fit(
         size = min(settings.batch_size, max(4, settings.batch_tokens // long))
         steps = replace(settings, batch_size=size).steps(len(texts))
         goals = torch.tensor(targets, dtype=torch.float32, device=device)
-        weights = torch.tensor(
-            table["weight"].fillna(0.0).to_numpy()[[place[label] for label in labels]],
-            dtype=torch.float32,
-            device=device,
-        )
         batches = train_batches([len(ids) for ids in tokens], size, random.Random(settings.seed))
 
         def loss(model: Any, rows: list[int]) -> torch.Tensor:
@@ -122,9 +117,8 @@ def fit(
             hook = encoder.output_layer(model).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
             logits = model(**encoder.padded(tokenizer, [tokens[row] for row in rows], device)).logits
             hook.remove()
-            losses = torch.nn.functional.cross_entropy(logits.float(), goals[rows], reduction="none")
             contrast = _contrastive_loss(read[0].float(), goals[rows].argmax(dim=1))
-            return (losses * weights[rows]).mean() + settings.contrast * contrast
+            return torch.nn.functional.cross_entropy(logits.float(), goals[rows]) + settings.contrast * contrast
 
         groups = _parameter_groups(model, settings)
         minimise(model, loss, batches, parameters=groups, steps=steps, progress=progress)
@@ -137,16 +131,22 @@ def fit(
         "dtype": "bfloat16" if encoder.bfloat16_pays(device) else "float32",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": _version()},
     }
-    return Classifier(list(classes), model, tokenizer, training)
+    classifier = Classifier(list(classes), model, tokenizer, training)
+    # In the logits, not in the loss: there, weights do little once the train set is learned by heart.
+    log_weights = np.log(table["weight"])
+    classifier.rescale(log_prior=log_weights.fillna(log_weights.min()).tolist())
+    return classifier
 
 
 def describe_balance(counts: Mapping[str, int], balance: str) -> pd.DataFrame:
-    """What a choice of `balance` does to a train set; `fit` trains with these weights.
+    """What a choice of `balance` does to a train set: how much more likely `fit` makes each class.
+
+    To multiply a class's probability by its weight decides as if each of its texts were there so many times.
 
     Args:
         counts: texts of each class.
         balance: "none" | "weights" (inverse to a class's texts, at most 5 times the most frequent class's weight) |
-            "auto" ("weights" if the most frequent class has at least 3 times the texts of the rarest one present).
+            "auto" ("weights" if the most frequent class has at least 5 times the texts of the rarest one present).
     Returns:
         Columns class, texts, share, weight, in the order of `counts`. The mean weight of a text is 1; a class without
         texts has none (NaN). Example: 90 and 10 texts with "weights" -> 0.64 and 3.21.
