@@ -1,10 +1,12 @@
 """The most doubtful labels of the small LLM, asked of the large one: better labels for the price of a few.
 
-Doubt comes from the label's confidence and a cross-validated classifier together (see doubt). At each iteration so many
-texts are sent on that the large LLM has labelled `labeling.cascade` of all labels so far. Which texts were sent, and
-when, is kept in the label store, so that an iteration that is repeated has the same labels.
+Doubt comes from the label's confidence and a cross-validated classifier together (see doubt); a text that got no label
+is most in doubt. At each iteration so many texts are sent on that the large LLM was asked about `labeling.cascade` of
+all texts so far. Which texts were sent, and when, is kept in the label store, so that an iteration that is repeated has
+the same labels.
 """
 
+import numpy as np
 import pandas as pd
 
 from nbhelpers.agreement import read_calibration
@@ -32,11 +34,14 @@ def send_on(labels: pd.DataFrame, *, rules: str, config: Config, run: RunFolder,
     share, so_far = config.labeling.cascade, len(labels)
     sent = store.sent_on()
     if share > 0 and so_far not in sent.values():
-        earlier = _taken_over(labels, {c for c, at in sent.items() if at < so_far}, rules, config, store)
-        usable = earlier[earlier["label"].notna()]
-        doubts = doubt(*_evidence(usable, config, run), classes=config.classification.classes, seed=config.system.seed)
-        chosen = send_to_large(doubts, (usable["source"] == "large").to_numpy(), share)
-        store.add_sent_on(usable["chunk_id"].iloc[chosen].tolist(), so_far)
+        before = {chunk_id for chunk_id, at in sent.items() if at < so_far}
+        earlier = _taken_over(labels, before, rules, config, store)
+        earlier = earlier[earlier["reason"] != NOT_ASKED]
+        named, doubts = earlier["label"].notna().to_numpy(), np.ones(len(earlier))
+        evidence = _evidence(earlier[named], config, run)
+        doubts[named] = doubt(*evidence, classes=config.classification.classes, seed=config.system.seed)
+        chosen = send_to_large(doubts, earlier["chunk_id"].isin(before).to_numpy(), share)
+        store.add_sent_on(earlier["chunk_id"].iloc[chosen].tolist(), so_far)
         sent = store.sent_on()
     return _taken_over(labels, {c for c, at in sent.items() if at <= so_far}, rules, config, store)
 

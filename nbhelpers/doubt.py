@@ -97,23 +97,23 @@ def soft_targets(
 
 
 def large_quota(labels: int, share: float) -> int:
-    """How many of so many labels the large LLM may give. Example: 10 labels, 0.25 -> 2."""
+    """For how many of so many texts the large LLM is asked. Example: 10 labels, 0.25 -> 2."""
     return int(share * labels + 1e-9)  # 0.29 * 100 is 28.999...
 
 
-def send_to_large(doubt: Floats, already_large: Truths, share: float) -> Integers:
-    """The texts to ask the large LLM for now, so that it has labelled this share of all labels so far, never more.
+def send_to_large(doubt: Floats, sent: Truths, share: float) -> Integers:
+    """The texts to ask the large LLM for now, so that it is asked for this share of all texts so far, never more.
 
     Args:
         doubt: of all labels so far.
-        already_large: which labels the large LLM gave; they are not sent again, and count.
+        sent: for which texts it was asked already; they are not sent again, and count.
         share: 0 to 1.
     Returns:
-        Indices, most doubtful first, ties by index. Example: 80 labels, 10 of them large, share 0.25 -> 10 indices.
+        Indices, most doubtful first, ties by index. Example: 80 labels, 10 of them sent, share 0.25 -> 10 indices.
     """
-    quota = large_quota(len(doubt), share) - int(np.sum(already_large))
+    quota = large_quota(len(doubt), share) - int(np.sum(sent))
     order = np.argsort(-np.asarray(doubt), kind="stable")
-    return np.asarray(order[~np.asarray(already_large)[order]][: max(0, quota)], dtype=np.int64)
+    return np.asarray(order[~np.asarray(sent)[order]][: max(0, quota)], dtype=np.int64)
 
 
 def examine(

@@ -2,8 +2,9 @@
 
 A row for each stage and iteration, up to `max_iters`; a run that reaches its target stops earlier. Answers that are in
 the label store cost nothing more. How many tokens a question and its answer take is measured on answers of the same
-model; where there are none, at most five questions (eight of a local model) are asked first, which the run would ask
-anyway, and their answers are kept. Only the label store is written. Training is not planned.
+model; where there are none, at most five questions are asked first: for the rules, and for the labels of a few texts
+that the run asks about anyway. Their answers are kept and used. Only the label store is written. Training is not
+planned.
 """
 
 import copy
@@ -31,11 +32,11 @@ from nbhelpers.money import dollars
 from nbhelpers.prompt_files import Message, render
 from nbhelpers.rules import make_rules, read_rules, rules_prompt
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.selection import choose
+from nbhelpers.selection import RANDOM_SHARE, choose
 from nbhelpers.stages import STAGES, what_changed
 from nbhelpers.test_set import open_pilot, open_test_set
 
-PROBES = {"api": 2, "local": 8}  # texts that a model labels first, if it has labelled fewer
+PROBES = 4  # texts that are labelled first, by both LLMs in equal parts, unless they have labelled as many
 ENOUGH_CALLS = 20  # from which on the share of failed ones says something
 FORMS = {
     "calls": "{:,.0f}",
@@ -265,9 +266,11 @@ class _Planner:
             end = min(end, len(pool)) if self.drawn else end
             if end == start:
                 return
-            if self.drawn and len(chosen) < end and (training.selection == "random" or end == len(pool)):
+            all_random = training.selection == "random" or end == len(pool)
+            if self.drawn and len(chosen) < end and (all_random or len(chosen) >= start):
                 rest = pool[~pool.index.isin(chosen)].reset_index(drop=True)
                 n, groups = end - len(chosen), pool.loc[chosen, "near_group"].tolist()
+                n = n if all_random else round(RANDOM_SHARE * n)  # the other texts of the batch are not known yet
                 more = choose(rest, n=n, seed=config.system.seed, strategy="random", labelled_groups=groups)
                 chosen += more["chunk_id"].tolist()
             known = chosen[start:end]
@@ -304,7 +307,8 @@ class _Planner:
         if part is None:
             return
         api, missing = self.config.api_of(part.size), self._missing(part)
-        n = PROBES[api.mode] - int((self.store.answers("label")["model"] == api.model).sum())
+        llms = {self.config.api_of("large"), self.config.api_of("small")}
+        n = PROBES // len(llms) - int((self.store.answers("label")["model"] == api.model).sum())
         if n > 0:
             places = np.quantile(np.arange(len(missing)), (np.arange(n) + 0.5) / n).round().astype(int)
             few = missing.iloc[missing["text"].str.len().argsort().iloc[np.unique(places)]]

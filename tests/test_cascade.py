@@ -127,6 +127,26 @@ def test_where_the_large_llm_names_no_class_the_small_ones_label_stays(opened: O
     assert set(rounds.final.labels["source"]) == {"small"}
 
 
+def test_a_text_without_a_label_is_sent_first_and_the_share_is_kept(opened: Open, server: ChatServer) -> None:
+    rounds = opened(cascade=0.25)
+    lost: set[str] = set()
+
+    def sometimes(model: str, messages: list[dict[str, Any]]) -> Any:
+        text = shown_text(messages) or ""
+        if model == "little" and ODD not in text and (text in lost or len(lost) < 3):
+            lost.add(text)
+            return "no idea"
+        return answer(model, messages)
+
+    server.answer = sometimes
+    server.reset()
+    rounds.step()
+    sent = asked(server, "big")
+    assert len(sent) == 40 // 4
+    assert set(sent) > lost
+    assert rounds.final.row["failed_labels"] == 0
+
+
 def test_every_label_is_examined_and_what_the_small_llm_said_stands_beside_it(opened: Open) -> None:
     rounds = opened(cascade=0.25)
     rounds.step()

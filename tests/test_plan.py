@@ -143,6 +143,20 @@ def test_texts_that_a_classifier_will_choose_are_planned_by_the_mean(
     assert rows["04 labels", 3]["prompt_tokens"] == pytest.approx(rows["04 labels", 1]["prompt_tokens"] / 2, rel=0.1)
 
 
+def test_texts_that_are_asked_about_first_are_among_those_that_a_classifier_will_choose(
+    server: ChatServer, open_rounds: Callable[..., Rounds], run: RunFolder, store: LabelStore
+) -> None:
+    """Without a comparison of the LLMs, the small one is first asked about the random fifth of the first batch."""
+    rounds = open_rounds(selection="auto", labeling={"compare": 0})
+    server.reset()
+    rows = by_row(make_plan(rounds.config, run, store, step="04_train").table)
+    assert [rows["04 labels", i]["calls"] for i in (1, 2)] == [20 - 2, 10]
+    assert [rows["04 labels", i]["prompt_tokens"] > 0 for i in (1, 2)] == [True, True]
+    assert server.calls == 2
+    rounds.step()
+    assert (server.calls, server.asked_twice) == (20, [])
+
+
 @pytest.mark.usefixtures("texts", "fits")
 def test_several_answers_a_text_are_planned_but_not_among_the_first_questions(
     server: ChatServer, make_config: MakeConfig, run: RunFolder, store: LabelStore
@@ -304,7 +318,7 @@ def test_local_models_cost_nothing(tiny_llm: Path, make_config: MakeConfig, run:
     make_rules(config, run, store)
     plan = make_plan(config, run, store)
     assert plan.table["dollars"].eq(0).all()
-    assert plan.table["calls"].tolist() == [0, 22, 20, 10, 10, 62]
+    assert plan.table["calls"].tolist() == [0, 26, 20, 10, 10, 66]  # with the rules it has answered five questions
     assert plan.table["llm_minutes"].iloc[1:].gt(0).all()
 
 
