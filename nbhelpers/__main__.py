@@ -16,7 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
         "plan",
         help="show what a run would ask the LLMs, and its price",
         description="Shows the calls, tokens, dollars and minutes that are left. It may ask up to five questions "
-        "(eight of a local model) of the run first; their answers are kept. Exit code: 0, or 1 where there is no plan.",
+        "of the run first; their answers are kept. Exit code: 0, or 1 where there is no plan.",
     )
     run = commands.add_parser(
         "run",

@@ -21,7 +21,7 @@ import numpy as np
 import pandas as pd
 
 from nbhelpers.answer_forms import AnswerForm, label_probabilities
-from nbhelpers.chat import ApiChat, run_async
+from nbhelpers.chat import ApiChat, ChatSettings, run_async
 from nbhelpers.completions import Reply
 from nbhelpers.config import Config, Size
 from nbhelpers.errors import BudgetError, CallFailedError, LabelError, NbhelpersError
@@ -214,6 +214,18 @@ def unanswered(
     return chunks[[not complete(text) for text in chunks["text"]]]
 
 
+def known_at_once(config: Config, size: Size, store: LabelStore) -> int | None:
+    """How many calls at once an LLM's endpoint took the last time; None where that is not known."""
+    found = store.finding(_at_once(config, size))
+    return None if found is None else int(found)
+
+
+def _at_once(config: Config, size: Size) -> str:
+    api = config.api_of(size)
+    endpoint = f"{api.model} at {ChatSettings(api.model, api.base_url).where}"
+    return f"calls at once, of at most {config.system.concurrency_limit}, to {endpoint}"
+
+
 def write_test_labels(run: RunFolder, labels: pd.DataFrame, *, config: Config) -> None:
     """Writes how each label of the test set came about.
 
@@ -254,9 +266,8 @@ class _Asker:
         self.failed: dict[str, tuple[str, str]] = {}
         self.form = AnswerForm()
         self._stopped_by: list[NbhelpersError] = []
-        endpoint = f"{self.settings.model} at {self.settings.where}"
-        self._finding = f"answer form of {endpoint}"
-        self._at_once = f"calls at once, of at most {self.settings.concurrency}, to {endpoint}"
+        self._finding = f"answer form of {self.settings.model} at {self.settings.where}"
+        self._at_once = _at_once(config, size)
         self._seeks_form = config.labeling.answer_form == "auto" and not config.system.completion_mode
 
     async def ask_all(self, rows: Iterator[Row], n: int) -> None:

@@ -25,7 +25,7 @@ from nbhelpers.doubt import large_quota
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.ingest import check_output, ingest, input_files
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import label_chunks, label_prompt, unanswered
+from nbhelpers.labeling import known_at_once, label_chunks, label_prompt, unanswered
 from nbhelpers.llms import samples_of, stored_under, usage
 from nbhelpers.lock import one_step
 from nbhelpers.money import dollars
@@ -35,6 +35,7 @@ from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import RANDOM_SHARE, choose
 from nbhelpers.stages import STAGES, what_changed
 from nbhelpers.test_set import open_pilot, open_test_set
+from nbhelpers.throttle import round_trips
 
 PROBES = 4  # texts that are labelled first, by both LLMs in equal parts, unless they have labelled as many
 ENOUGH_CALLS = 20  # from which on the share of failed ones says something
@@ -187,6 +188,7 @@ class _Planner:
         self.config, self.run, self.store, self.steps, self.probe = config, run, store, steps, probe
         one_answer = config.labeling.model_copy(update={"label_samples": 1})
         self.once = config.model_copy(update={"labeling": one_answer})  # what every text is asked at least
+        self.at_once: dict[Size, int] = {}  # calls that the endpoint takes, once it has been asked in this plan
         self.error: NbhelpersError | None = None
         self.chunks = pd.DataFrame({"chunk_id": [], "text": []}, dtype=object)
         if run.chunks.exists():
@@ -352,7 +354,7 @@ class _Planner:
         return _Seen(slope, intercept, received, seconds, calls, confident)
 
     def _labels_row(self, part: _Part, seen: _Seen | None) -> dict[str, Any]:
-        api, (missing, answers) = self.config.api_of(part.size), self._questions(part, seen)
+        missing, answers = self._questions(part, seen)
         more = part.more * answers
         n = len(missing) + more
         others = self.chunks if self.pool.empty else self.pool
@@ -364,9 +366,17 @@ class _Planner:
             characters += more * times * others["text"].str.len().mean()
         calls = n * seen.calls
         sent = (seen.slope * characters + seen.intercept * n) * seen.calls
-        at_once = 1 if api.mode == "local" else min(self.config.system.concurrency_limit, calls)
-        minutes = calls * seen.seconds / at_once / 60
+        minutes = self._trips(part.size, round(calls)) * seen.seconds / 60
         return self._row(part.stage, part.iteration, part.size, calls, (sent, calls * seen.completion_tokens), minutes)
+
+    def _trips(self, size: Size, calls: int) -> int:
+        """How many answers long these calls take; the LLM's later ones go as fast as its endpoint allows."""
+        if self.config.api_of(size).mode == "local":
+            return calls
+        most = self.config.system.concurrency_limit
+        known = self.at_once.get(size, known_at_once(self.config, size, self.store))
+        self.at_once[size] = known or most
+        return round_trips(calls, most=most, known=known)
 
     def _row(
         self,

@@ -14,6 +14,20 @@ TRY_ONE_MORE_AFTER = 32  # answers, at a number that works
 TRY_ONE_MORE_AFTER_MOST = 1024
 
 
+def round_trips(calls: int, *, most: int, known: int | None = None) -> int:
+    """How many answers long it takes to make so many calls, where each takes as long and none is refused.
+
+    Args:
+        calls: how many.
+        most, known: as for `Throttle`.
+    Example: 38 calls, 16 at most -> 4, with 4, 8, 16 and 10 calls at once; 16 known to be taken -> 3.
+    """
+    places, limit, trips = min(known or FIRST_PLACES, most), min(known or most, most), 0
+    while calls > 0:
+        calls, places, trips = calls - places, min(2 * places, limit), trips + 1
+    return trips
+
+
 class Throttle:
     """Gives out places for calls, `most` at once; for one event loop.
 

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from nbhelpers import throttle as module
-from nbhelpers.throttle import Throttle
+from nbhelpers.throttle import Throttle, round_trips
 
 
 class Endpoint:
@@ -120,3 +120,21 @@ def test_a_cancelled_wait_gives_its_place_back() -> None:
         return throttle
 
     assert asyncio.run(main()).under_way == 1
+
+
+@pytest.mark.parametrize(
+    ("calls", "most", "known", "trips"),
+    [
+        (0, 16, None, 0),
+        (1, 16, None, 1),
+        (38, 16, None, 4),
+        (38, 16, 16, 3),
+        (98, 16, None, 8),
+        (20, 64, 8, 3),
+        (9, 2, None, 5),
+    ],
+)
+def test_calls_take_as_many_round_trips_as_there_are_places(
+    calls: int, most: int, known: int | None, trips: int
+) -> None:
+    assert round_trips(calls, most=most, known=known) == trips

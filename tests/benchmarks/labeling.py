@@ -84,10 +84,10 @@ def plain(chunks: pd.DataFrame, config: Config) -> None:
     asyncio.run(main())
 
 
-def planned(data: Path, asked: argparse.Namespace) -> Figure:
+def planned(data: Path, asked: argparse.Namespace, *, cascade: float = 0.0) -> Figure:
     """The largest deviation of a stage or iteration, in percent."""
     with plan.serve(asked.oracle, data) as url, tempfile.TemporaryDirectory() as folder:
-        made, probes, used = plan.measure(data, url, Path(folder))
+        made, probes, used = plan.measure(data, url, Path(folder), cascade=cascade)
     rows = made.table.iloc[:-1].to_dict("records")
     return 100 * max(map(plan.deviation, rows, used)), f"{probes} probe calls"
 
@@ -130,6 +130,7 @@ def locally(data: Path, asked: argparse.Namespace) -> Figure:
 
 MEASURED: dict[str, tuple[str, Callable[[Path, argparse.Namespace], Figure]]] = {
     "1 plan: largest deviation (%)": ("<= 10", planned),
+    "1 plan with a cascade (%)": ("<= 10", functools.partial(planned, cascade=0.25)),
     "2 time, limit 16, plain client": ("", functools.partial(timed, way=plain, limit=16, at_once=16)),
     "2 time, limit 16": ("<= 1.15", functools.partial(timed, way=ours, limit=16, at_once=16)),
     "2 time, limit 8 under 64": ("<= 1.3", functools.partial(timed, way=ours, limit=8, at_once=64)),
