@@ -115,10 +115,11 @@ def _decision(verdict: Verdict, threshold: float) -> str:
 
 
 def _bars(verdict: Verdict) -> str:
-    looks = class_looks(list(verdict.probabilities))
-    ranked = sorted(verdict.probabilities.items(), key=lambda pair: -pair[1])
-    rows = "".join(_bar(name, share, looks[name][0]) for name, share in ranked[:MOST_CLASSES])
-    more = len(ranked) - MOST_CLASSES
+    """The likeliest classes, in the config's order, so that no bar jumps while one types."""
+    looks, shares = class_looks(list(verdict.probabilities)), verdict.probabilities
+    likeliest = sorted(shares, key=lambda name: -shares[name])[:MOST_CLASSES]
+    rows = "".join(_bar(name, shares[name], looks[name][0]) for name in shares if name in likeliest)
+    more = len(shares) - MOST_CLASSES
     rest = f"<small>and {more} less likely classes</small>" if more > 0 else ""
     return f"{OPEN}{rows}{rest}</div>"
 

@@ -107,6 +107,9 @@ def test_typing_changes_the_probabilities_and_the_words() -> None:
     assert Text(said.value).words == "Undecided: sport is likeliest, with 80.0%."
     assert "2 of 5" in told.value
     assert figure.value != before
+    area.value = "vote vote"  # 0.3, and no bar jumps
+    assert Text(said.value).words == "Undecided: <b>other</b> is likeliest, with 70.0%."
+    assert Text(bars.value).words.replace(" ", "") == "sport30.0%<b>other</b>70.0%"
     area.value = "  "
     assert Text(said.value).words == "Type a text."
     assert bars.value == ""

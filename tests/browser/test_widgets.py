@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cases import Case, words_of
-from chat_server import ChatServer
+from chat_server import DROP, ChatServer
 from jupyter_lab import OpenNotebook
 from playwright.sync_api import expect
 from runs_made import prepare
@@ -117,7 +117,7 @@ def test_stop_after_this_one_is_heard_while_an_iteration_is_at_work(
     assert (case.report["status"], len(case.report["iterations"])) == ("running", 2)
 
 
-def test_it_runs_until_the_target_and_a_new_kernel_goes_on_where_the_last_one_was(
+def test_it_runs_until_the_target_and_a_new_kernel_goes_on_where_the_killed_one_was(
     open_notebook: Open, prepared: Path, case: Case, server: ChatServer
 ) -> None:
     right, server.answer = server.answer, lambda model, messages: "Final label: not spam"
@@ -131,9 +131,20 @@ def test_it_runs_until_the_target_and_a_new_kernel_goes_on_where_the_last_one_wa
     expect(until).to_be_disabled()
     done = len(case.report["iterations"])
     assert done > 1
+
+    go_on = threading.Event()
+    server.answer = lambda model, messages: go_on.wait(SOON / 1000) and DROP
     one.click()
-    expect(panel.get_by_text(f"Iteration {done + 1}:")).to_be_visible(timeout=SOON)
+    expect(panel.get_by_text("The next one is at work.")).to_be_visible()
+    notebook.kill()
+    go_on.set()
+    server.answer = right
+    notebook.run_to("loop_widget(rounds)")
+    expect(panel.get_by_role("status").get_by_text(f"Iteration {done}:")).to_be_visible()
+    one.click()
+    expect(panel.get_by_role("status").get_by_text(f"Iteration {done + 1}:")).to_be_visible(timeout=SOON)
     expect(one).to_be_enabled()
+    assert server.asked_twice == []
     calls, made = server.calls, (case.final() / "training.json").read_text("utf-8")
     notebook.restart().run_all()
     expect(panel.get_by_role("status").get_by_text(f"Iteration {done + 1}:")).to_be_visible()
@@ -199,6 +210,26 @@ def test_a_text_is_typed_and_a_threshold_is_set_by_keyboard(open_notebook: Open,
     keys.press("ArrowRight")
     expect(panel.get_by_text("Left undecided below 1%: 100% of the test texts are decided")).to_be_visible()
     expect(decided).to_be_visible()
+
+
+def test_twenty_classes_are_worked_by_keyboard(open_notebook: Open, tmp_path: Path) -> None:
+    case = Case(tmp_path / "many", [f"topic {i}, a name of usual length" for i in range(1, 21)], [15] * 20)
+    with ChatServer(case.answer, models=["large", "small"]) as server:
+        keyless = {"large_api_key": None, "small_api_key": None}
+        config = case.write(server.url, api=keyless, training={"max_iters": 1, "train_set_size": 100})
+        made = load_config(config)
+        with LabelStore(RunFolder(case.output).labels) as store:
+            prepare(made, RunFolder(case.output), store)
+        notebook = open_notebook("04_train", config).run_all()
+    queue = notebook.panel.get_by_role("region", name="Labels worth a person's minute")
+    queue.locator(".nbh-text").click()
+    for typed, chosen in (("13", 13), ("1\n", 1), ("topic 7\n", 7)):
+        notebook.page.keyboard.type(typed)
+        expect(queue.get_by_role("status")).to_have_text(f"Stored: topic {chosen}, a name of usual length.")
+    with LabelStore(RunFolder(case.output).labels) as store:
+        assert [label.split(",")[0] for label in store.human_labels().values()] == ["topic 13", "topic 1", "topic 7"]
+    assert notebook.serious_faults() == []
+    notebook.screenshot("04_twenty_classes")
 
 
 def test_notebook_7_runs_all_five_and_has_their_widgets(open_notebook: Open, config: Path, case: Case) -> None:
