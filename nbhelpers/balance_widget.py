@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from nbhelpers.batches import kinds
 from nbhelpers.config_file import save_value
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.rounds import Rounds
@@ -132,8 +133,7 @@ def _note(rounds: Rounds) -> str:
     """How the last batch was chosen, and what the columns are made from."""
     why = rounds.store.selection()
     last = why[why["chunk_id"].isin(set(rounds.final.labels["chunk_id"]))].tail(_last_batch(rounds))["why"]
-    kinds = last.str.replace(r" \(.*\)$", "", regex=True).value_counts()
-    chosen = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+    chosen = ", ".join(f"{n} {kind}" for kind, n in kinds(last).value_counts().items())
     return (
         f"Last batch: {chosen}. Share of the pool: with its 95 % interval, from texts drawn at random. "
         "Recall: the share of so many test texts that was found."

@@ -18,6 +18,11 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import Evidence, choose, random_order, random_part, validation_share, weigh
 
+KINDS = {
+    r" \(.*\)$": "",
+    r"^near the description of .*": "near a class's description",
+    r"^likely .*, which is rare so far$": "likely of a class that is rare so far",
+}
 MOST_CANDIDATES = 20_000  # random pool texts among which the next batch is chosen
 
 
@@ -114,13 +119,21 @@ def why_chosen(
         Texts by reason and label, the commonest reason first; and the examples, with why, label and text.
     """
     told = labels.merge(store.selection()[["chunk_id", "why"]], on="chunk_id")
-    reason = told["why"].str.replace(r" \(.*\)$", "", regex=True).rename("why")
+    reason = kinds(told["why"])
     names = [*config.classification.classes, "no label"]
     counts = pd.crosstab(reason, told["label"].fillna("no label")).reindex(columns=names, fill_value=0)
     counts.insert(0, "texts", counts.sum(axis=1))
     counts = counts.sort_values("texts", ascending=False, kind="stable")
     shown = told.groupby(reason, sort=False).tail(examples)[["why", "label", "text"]]
     return counts, shown.iloc[::-1].reset_index(drop=True)
+
+
+def kinds(why: pd.Series) -> pd.Series:
+    """Why texts were chosen, without the particulars: few kinds, however many classes there are.
+
+    Example: least sure (margin 0.02) -> least sure; near the description of spam -> near a class's description.
+    """
+    return why.replace(KINDS, regex=True)
 
 
 def settle_labels(

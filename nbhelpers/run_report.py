@@ -27,6 +27,7 @@ from nbhelpers.test_set import Pool
 REPORTED_VERSIONS = ("nbhelpers", "torch", "transformers", "openai", "pandas", "scikit-learn")
 PRECISIONS = (0.9, 0.95, 0.99)  # for which a threshold is given
 FEW = 10  # test texts of a class, below which its figures mean nothing
+NAMED = 5  # of such classes, in a note
 FINAL_FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "majority_baseline")
 
 
@@ -159,14 +160,20 @@ def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStor
     few = {name: n for name, n in texts.items() if 0 < n < FEW}
     if unused:
         notes.append(
-            f"No test text is of class {', '.join(unused)}: its figures mean nothing yet. More than "
+            f"No test text is of class {_some(unused)}: its figures mean nothing yet. More than "
             f"{texts_to_hold(FEW, seen=0, total=known)} test texts would be needed to hold ten of it."
         )
     if few:
-        counts = ", ".join(f"{name} ({n})" for name, n in few.items())
+        counts = [f"{name} ({n})" for name, n in sorted(few.items(), key=lambda pair: pair[1])]
         notes.append(
-            f"Fewer than ten of {known} test texts are of class {counts}: such figures mean nothing yet. About "
+            f"Fewer than ten of {known} test texts are of class {_some(counts)}: such figures mean nothing yet. About "
             f"{texts_to_hold(FEW, seen=min(few.values()), total=known)} test texts would hold ten of each "
             "(training.test_set_size)."
         )
     return notes
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and how many more there are. Example: seven -> a, b, c, d, e and 2 more."""
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more

@@ -36,7 +36,7 @@ def test_each_class_has_its_texts_its_share_of_the_pool_and_its_recall(rounds: R
     for line, (name, n) in zip(lines[1:4], counts.items(), strict=True):
         assert line.split()[:2] == [name, str(n)]
         assert line.endswith(f"{'0' if name == 'sports' else '100'} % of {support[name]}")
-    assert "Last batch: 11 typical of many texts, 4 random, 2 near the description of" in shown.plain
+    assert "Last batch: 11 typical of many texts, 5 near a class's description, 4 random." in shown.plain
     shares = rounds.pool_shares()
     assert 4 <= shares["n"].sum() < 20
     assert f"({shares['low'][0]:.0%}".replace("%", " %") in lines[1]

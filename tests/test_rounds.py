@@ -24,7 +24,9 @@ from nbhelpers.labeling import read_test_labels, write_test_labels
 from nbhelpers.looks import looks_taken
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder
+from nbhelpers.run_report import warnings
 from nbhelpers.selection import random_part, validation_share
+from nbhelpers.test_set import Pool
 from nbhelpers.training import TrainingSettings
 
 MakeConfig = Callable[..., Config]
@@ -207,19 +209,17 @@ def test_what_is_chosen_and_why(start: Start, fits: WordFits, store: LabelStore)
     assert counts["texts"].to_dict() == {
         "typical of many texts": 11,
         "random": 4,
-        "near the description of sports": 2,
-        "near the description of politics": 2,
-        "near the description of weather": 1,
+        "near a class's description": 5,
     }
     assert counts.columns.tolist() == ["texts", "sports", "politics", "weather", "no label"]
     assert counts.drop(columns="texts").sum().sum() == 20
     assert examples.columns.tolist() == ["why", "label", "text"]
-    assert len(examples) == 9  # two of each reason
+    assert len(examples) == 6  # two of each kind
     rounds.step()
     counts, examples = rounds.why_chosen()
-    assert counts.loc["likely weather, which is rare so far", "weather"] > 0
+    assert counts.loc["likely of a class that is rare so far", "weather"] > 0
     assert counts.loc["random", "texts"] == 8
-    assert counts.loc["least sure", "texts"] + counts.loc["likely weather, which is rare so far", "texts"] == 16
+    assert counts.loc["least sure", "texts"] + counts.loc["likely of a class that is rare so far", "texts"] == 16
     assert examples["why"].str.fullmatch(r"least sure \(margin 0\.\d\d\)").sum() == 2
 
 
@@ -473,6 +473,18 @@ def test_a_class_with_few_test_texts_is_named_with_what_would_do(start: Start, f
     assert all(f"{name} ({n})" in note for name, n in few.items())
     assert "sports" not in note
     assert f"About {-(-600 // min(few.values()) // 10) * 10} test texts" in note
+
+
+def test_of_many_classes_with_few_test_texts_some_are_named(
+    make_config: Callable[..., Config], store: LabelStore
+) -> None:
+    classes = [f"class {i}" for i in range(8)]
+    test = pd.DataFrame({"label": ["class 0"] * 20 + [name for name in classes[1:] for _ in range(9)] + ["class 7"]})
+    test = test.drop(index=20)  # one of class 1 less: 8
+    config = make_config(classification={"classes": classes})
+    pool = Pool(test, "documents", 0)
+    [note] = [note for note in warnings(test, pool, config=config, store=store) if "Fewer than ten" in note]
+    assert "of class class 1 (8), class 2 (9), class 3 (9), class 4 (9), class 5 (9) and 1 more: such" in note
 
 
 # Nothing changes any more
