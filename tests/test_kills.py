@@ -1,4 +1,7 @@
-"""`kill -9` in the middle of labelling, again and again: no received answer is lost, and none is asked for twice."""
+"""`kill -9` in the middle of labelling, again and again: no received answer is lost, and none is asked for twice.
+
+Every other kill comes while the store is being written: as soon as its write-ahead log has changed.
+"""
 
 import os
 import random
@@ -11,10 +14,12 @@ from pathlib import Path
 from chat_server import ChatServer, keyword_labeller, shown_text
 from runs_made import WORDS, texts_of, write_rows
 
+from nbhelpers.chunking import chunk_id
 from nbhelpers.label_store import LabelStore
 
 KILLS, TEXTS, CONCURRENCY = 32, 600, 8
-# Imports once, then labels in a child of its own whenever it is told to.
+# Imports once, then labels in a child of its own whenever it is told to. What is safe by now, as the store says by
+# returning, is noted in a file.
 WORKER = """
 import json, os, sys
 from pathlib import Path
@@ -24,7 +29,13 @@ from nbhelpers.config import parse_config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks
 
+class Noting(LabelStore):
+    def put_answer(self, **answer):
+        super().put_answer(**answer)
+        os.write(noted, (answer["chunk_id"] + "\\n").encode())
+
 url, folder, concurrency = sys.argv[1:]
+noted = os.open(Path(folder) / "noted.txt", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 api = {"large_model": "big", "large_base_url": url, "small_model": "little", "small_base_url": url}
 config = parse_config({
     "api": api, "classification": {"classes": ["sports", "politics", "weather"], "desc": "Sort."},
@@ -36,12 +47,24 @@ print("ready", flush=True)
 for _ in sys.stdin:
     child = os.fork()
     if child == 0:
-        with LabelStore(Path(folder) / "labels.sqlite") as store:
+        with Noting(Path(folder) / "labels.sqlite") as store:
             label_chunks(chunks, size="small", rules="Go by the word.", config=config, store=store)
         os._exit(0)
     print(child, flush=True)
     print(os.waitpid(child, 0)[1], flush=True)
 """
+
+
+def wait_for_a_write(log: Path) -> None:
+    """Returns in the moment in which the file grows or is written anew, or after a second without."""
+
+    def seen() -> tuple[int, int]:
+        found = log.stat() if log.exists() else None
+        return (0, 0) if found is None else (found.st_size, found.st_mtime_ns)
+
+    before, deadline = seen(), time.monotonic() + 1
+    while seen() == before and time.monotonic() < deadline:
+        pass
 
 
 def test_no_received_answer_is_lost_or_asked_for_twice(tmp_path: Path) -> None:
@@ -58,7 +81,8 @@ def test_no_received_answer_is_lost_or_asked_for_twice(tmp_path: Path) -> None:
         assert worker.stdin is not None
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
-        kills, known, after_kill = 0, set(), []
+        kills, known, after_kill = 0, set[str](), []
+        log = tmp_path / "labels.sqlite-wal"
         while True:
             before = server.calls
             worker.stdin.write("go\n")
@@ -69,11 +93,13 @@ def test_no_received_answer_is_lost_or_asked_for_twice(tmp_path: Path) -> None:
                 while server.calls < before + 4 and time.monotonic() < deadline:  # it works by now
                     time.sleep(0.002)
                 time.sleep(rng.uniform(0, 0.1))
+                if kills % 2:
+                    wait_for_a_write(log)
                 os.kill(child, signal.SIGKILL)
             status = int(worker.stdout.readline())
             with LabelStore(tmp_path / "labels.sqlite") as store:
                 stored = set(store.answers("label")["chunk_id"])
-            assert known <= stored, "an answer was lost"
+            assert known | set((tmp_path / "noted.txt").read_text("utf-8").split()) <= stored, "an answer was lost"
             known = stored
             if status == 0:
                 break
@@ -85,8 +111,6 @@ def test_no_received_answer_is_lost_or_asked_for_twice(tmp_path: Path) -> None:
             after_kill.append((server.calls, stored))
         worker.stdin.close()
         worker.wait(10)
-
-        from nbhelpers.chunking import chunk_id
 
         assert kills >= 30
         assert len(known) == TEXTS
