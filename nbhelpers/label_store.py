@@ -271,7 +271,7 @@ class LabelStore:
         names = ", ".join(Answer.__dataclass_fields__)
         table = self._table(f"SELECT {names} FROM answers WHERE kind = ? ORDER BY rowid", (kind,))
         for name in ("chunk_id", "label", "scores", "reply"):
-            table[name] = table[name].astype(object)
+            table[name] = table[name].astype(object).where(table[name].notna(), None)
         table["scores"] = [json.loads(scores) if isinstance(scores, str) else None for scores in table["scores"]]
         return table
 

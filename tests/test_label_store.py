@@ -118,7 +118,8 @@ def test_answers_as_a_table_for_export(store: LabelStore) -> None:
     table = store.answers("label")
     assert table["key"].tolist() == ["a", "b"]
     assert table["scores"].tolist() == [None, [1.0, 2.0]]
-    assert table["label"].isna().tolist() == [False, True]
+    assert table["label"].tolist() == ["ham", None]
+    assert table["reply"].tolist() == ["Final label: ham", None]
     assert store.answers("rules")["reply"].tolist() == ["1. Rule."]
     assert store.prompt(table["prompt_id"][0]) == PROMPT
     with pytest.raises(RunFolderError, match="no prompt nope"):
