@@ -30,8 +30,8 @@ _NUMBER = _CELL.replace("text-align: start", "text-align: right").replace("pre-w
 # Never makes what is around it wider than the window, and can be scrolled by keyboard.
 _SCROLLING = '<div tabindex="0" role="group" aria-label="table" style="overflow-x: auto; contain: inline-size">'
 _PRE = (
-    "white-space: pre-wrap; overflow-wrap: anywhere; color: inherit; background: transparent; margin: 2px 0 10px; "
-    "padding: 6px 10px; border: 0; border-left: 3px solid rgba(128, 128, 128, 0.6)"
+    "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; color: inherit; background: transparent; "
+    "margin: 2px 0 10px; padding: 6px 10px; border: 0; border-left: 3px solid rgba(128, 128, 128, 0.6)"
 )
 
 
@@ -63,6 +63,16 @@ def show_messages(messages: Sequence[Mapping[str, Any]]) -> Shown:
     if not messages:
         html, plain = ["<i>no messages</i>"], ["no messages"]
     return Shown(f"{OPEN}{''.join(html)}</div>", "\n\n".join(plain))
+
+
+def show_lines(printed: object) -> Shown:
+    """What `print` would show, with its lines whole: where they are wider than the window, one scrolls.
+
+    Args:
+        printed: such as a Plan, whose text is a table.
+    """
+    pre = '<pre style="white-space: pre; color: inherit; background: transparent; margin: 0; padding: 0; border: 0">'
+    return Shown(f"{OPEN}{_SCROLLING}{pre}{escape(str(printed))}</pre></div></div>", str(printed))
 
 
 def show_texts(df: pd.DataFrame, columns: Sequence[str], n: int = 5, *, max_chars: int = 400) -> Shown:

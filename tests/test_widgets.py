@@ -50,6 +50,15 @@ def test_displays_wrap_keep_the_themes_colours_and_make_no_formulas() -> None:
         assert not re.search(r"background(-color)?: (?!transparent)", html)
 
 
+def test_printed_lines_stay_whole_and_are_no_html() -> None:
+    html, _ = DisplayFormatter().format(widgets.show_lines(f"a   1\n{EVIL}"))
+    tags = Tags(html["text/html"])
+    assert set(tags.tags) == {"div", "pre"}
+    assert tags.text == [f"a   1\n{EVIL}"]
+    assert "white-space: pre;" in html["text/html"]
+    assert html["text/plain"] == f"a   1\n{EVIL}"
+
+
 def test_short_columns_stay_on_one_line_and_long_ones_wrap() -> None:
     table = pd.DataFrame({"label": ["short words", "x"], "text": ["short", "long " * 9], "two": ["one\ntwo", ""]})
     heads = re.findall(r"<th [^>]*white-space: ([a-z-]+);", widgets.show_texts(table, list(table)).html)
