@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
@@ -384,9 +383,8 @@ class _Asker:
 def _score(table: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore, bar: Any) -> None:
     """Scores the class names for every row with a local model and stores the raw scores batch by batch."""
     model, shared = LocalLLM(config.api_of(size).model), prompt.render()
-    started = time.perf_counter()
     for batch in model.score_classes(table["text"].tolist(), config.classification.classes, prompt.render):
-        n, ended = len(batch.indices), time.perf_counter()
+        n = len(batch.indices)
         for row, scores in zip(batch.indices, batch.scores, strict=True):
             store.put_answer(
                 key=table["key"].iloc[row],
@@ -396,7 +394,6 @@ def _score(table: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config,
                 chunk_id=table["chunk_id"].iloc[row],
                 prompt=shared,
                 scores=[float(score) for score in scores],
-                usage=Reply(None, None, batch.prompt_tokens // n, 0, (ended - started) / n),
+                usage=Reply(None, None, batch.prompt_tokens // n, 0, batch.seconds / n),
             )
-        started = ended
         bar.update(n)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import inspect
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,12 +46,14 @@ class ClassScores:
         scores: a row for each, a column for each class: summed log-probabilities, at most 0.
         tokens_cut: for each, how many tokens of the text's end did not fit the model's context.
         prompt_tokens: tokens of these prompts, the shared beginning counted for each, as an API would bill them.
+        seconds: time of the forward pass; that of loading the model and of the shared beginning is in none of them.
     """
 
     indices: NDArray[np.int64]
     scores: NDArray[np.float32]
     tokens_cut: NDArray[np.int64]
     prompt_tokens: int
+    seconds: float
 
 
 def center_scores(scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -178,13 +181,15 @@ class LocalLLM:
         done = 0
         for indices in _batches([len(ids) - shared for ids in prompts], extra, batch_tokens):
             with _LOCK, torch.inference_mode():
+                started = time.perf_counter()
                 own = [prompts[i][shared:] for i in indices]
                 scores = self._score(own, names, prefix, shared) if self._can_share() else self._score_plain(own, names)
+                seconds = time.perf_counter() - started
             done += len(indices)
             if progress is not None:
                 progress(done)
             tokens = sum(len(prompts[i]) for i in indices)
-            yield ClassScores(np.array(indices, dtype=np.int64), scores, cut[indices], tokens)
+            yield ClassScores(np.array(indices, dtype=np.int64), scores, cut[indices], tokens, seconds)
 
     # Loading and prompts
 

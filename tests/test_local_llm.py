@@ -1,5 +1,6 @@
 import itertools
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -195,6 +196,17 @@ def test_the_shared_beginning_runs_through_the_model_once(llm: LocalLLM) -> None
         hook.remove()
     assert len(read) == 1 + len(batches) > 2
     assert sum(read) < sum(batch.prompt_tokens for batch in batches) - (len(texts) - 1) * rules
+
+
+def test_loading_the_model_and_reading_the_shared_beginning_are_no_texts_time(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = LocalLLM(folder, dtype=torch.float32)
+    read = slow._run_prefix
+    monkeypatch.setattr(slow, "_run_prefix", lambda ids: (time.sleep(0.5), read(ids))[1])
+    started = time.perf_counter()
+    seconds = [batch.seconds for batch in slow.score_classes(TEXTS, CLASSES, prompt)]
+    assert 0 < sum(seconds) <= time.perf_counter() - started - 0.5
 
 
 def test_no_texts_give_no_batches(llm: LocalLLM) -> None:
