@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import json
+import math
 import random
 import re
 import socket
@@ -220,7 +221,7 @@ class ApiChat:
                         self._throttle.refused(wait)
                         break
                     # The place is kept while waiting: an endpoint in trouble is asked less, not more.
-                    await asyncio.sleep(wait)
+                    await asyncio.sleep(min(wait, self._patience_left(started)))
             finally:
                 if placed:
                     self._throttle.release()
@@ -362,13 +363,9 @@ class ApiChat:
                 attempts,
                 started,
             )
-        silent_since = max(self._last_answer or started, started)
-        if self._last_answer is None and not self._answered_before:
-            dead = attempts > self.settings.max_retries
-        else:
-            dead = time.monotonic() - silent_since > self.settings.patience_seconds
-        if dead:
-            raise self._gave_up(trouble, attempts, silent_since)
+        tried_enough, silent = attempts > self.settings.max_retries, self._silence(started)
+        if tried_enough if self._new else silent > self.settings.patience_seconds:
+            raise self._gave_up(trouble, attempts, time.monotonic() - silent)
         if alone > self.settings.max_retries and not trouble.too_many:
             raise CallFailedError(f"no usable answer in {attempts} attempts ({trouble.problem})", lost)
 
@@ -383,14 +380,27 @@ class ApiChat:
     def _answered(self) -> None:
         self._last_answer, self._told = time.monotonic(), False
 
+    @property
+    def _new(self) -> bool:
+        """Whether it is still open if the endpoint answers at all; then the attempts count, not the time."""
+        return self._last_answer is None and not self._answered_before
+
+    def _silence(self, started: float) -> float:
+        """Seconds without any answer, for a call that began at `started`."""
+        return time.monotonic() - max(self._last_answer or started, started)
+
+    def _patience_left(self, started: float) -> float:
+        """Seconds until the last attempt."""
+        return math.inf if self._new else max(0.1, self.settings.patience_seconds - self._silence(started))
+
     def _tell(self, trouble: _Trouble, started: float) -> None:
         """Says, once in each outage, why nothing happens and how long that may last."""
-        ask, now = self.settings, time.monotonic()
-        if self._told or now - max(self._last_answer or started, started) < TOLD_AFTER_SECONDS:
+        ask = self.settings
+        if self._told or self._silence(started) < TOLD_AFTER_SECONDS:
             return
-        self._told = True
-        new = self._last_answer is None and not self._answered_before
-        limit = f"{ask.max_retries + 1} times" if new else f"for {ask.patience_seconds:g} s (labeling.patience_seconds)"
+        self._told, limit = True, f"{ask.max_retries + 1} times"
+        if not self._new:
+            limit = f"for {ask.patience_seconds:g} s (labeling.patience_seconds)"
         print(f"{ask.where} gives no answer ({trouble.problem}). It is tried {limit}, then the run stops.", flush=True)
 
     def _gave_up(self, trouble: _Trouble, attempts: int, started: float) -> ChatError:

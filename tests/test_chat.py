@@ -233,6 +233,19 @@ def test_why_nothing_happens_is_told_while_an_endpoint_is_waited_for(
     assert told.endswith(f"It is tried {limit}, then the run stops.")
 
 
+def test_the_last_attempt_is_made_when_the_wait_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waits of 0.4 and 0.8 seconds of their own accord, of which the second is cut."""
+    monkeypatch.setattr(chat, "FIRST_WAIT_SECONDS", 0.4)
+
+    async def main() -> None:
+        async with ApiChat(settings(server, patience_seconds=0.7), answered_before=True) as endpoint:
+            await endpoint.complete(HELLO)
+
+    with ChatServer(lambda model, messages: DROP) as server, pytest.raises(EndpointError, match="over 1 s"):
+        asyncio.run(main())
+    assert 0.65 < server.times[-1] - server.times[0] < 1.1
+
+
 def test_a_connection_that_is_not_taken_costs_nothing_and_is_no_slow_answer() -> None:
     tried: list[tuple[int, int]] = []
 
