@@ -71,8 +71,8 @@ def show_lines(printed: object) -> Shown:
     Args:
         printed: such as a Plan, whose text is a table.
     """
-    pre = '<pre style="white-space: pre; color: inherit; background: transparent; margin: 0; padding: 0; border: 0">'
-    return Shown(f"{OPEN}{_SCROLLING}{pre}{escape(str(printed))}</pre></div></div>", str(printed))
+    look = "white-space: pre; overflow: visible; color: inherit; background: transparent; margin: 0; padding: 0"
+    return Shown(f'{OPEN}{_SCROLLING}<pre style="{look}">{escape(str(printed))}</pre></div></div>', str(printed))
 
 
 def show_texts(df: pd.DataFrame, columns: Sequence[str], n: int = 5, *, max_chars: int = 400) -> Shown:
