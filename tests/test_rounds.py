@@ -20,7 +20,8 @@ from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ConfigError, RunFolderError
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import read_test_labels, write_test_labels
+from nbhelpers.labeling import label_prompt, read_test_labels, write_test_labels
+from nbhelpers.llms import usage
 from nbhelpers.looks import looks_taken
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder
@@ -667,6 +668,29 @@ def test_the_report_says_what_the_probabilities_are_worth(start: Start, fits: Wo
     confidence = report_of(run)["confidence"]
     assert confidence["calibration_error"] == pytest.approx(abs((40 - wrong) / 40 - SURE))
     assert confidence["thresholds"] == []  # sure of the wrong ones as of the others
+
+
+@pytest.mark.parametrize("labels_paid", [0, 4])
+def test_where_the_money_ends_what_was_bought_is_used_and_the_status_says_so(
+    labels_paid: int, start: Start, server: ChatServer, fits: WordFits, run: RunFolder, store: LabelStore
+) -> None:
+    """Beside so many labels the budget holds the most that one may cost, without which none is asked for."""
+    fits.blind = [ALL] * 9
+    prices = {f"cost_per_million_{size}_{way}": 4.0 for size in ("large", "small") for way in ("input", "output")}
+    plain = {"answer_form": "plain"}
+    first = start(texts=USUAL, cost=prices, labeling=plain)
+    first.step()
+    paid, calls = usage(first.config, store)["cost_usd"], server.calls
+    prompt = label_prompt(first.config, first.rules).render(USUAL[0])
+    most = (sum(len(turn["content"].encode()) for turn in prompt) + labeling.MAX_TOKENS) * 4e-6
+    budget = paid + (most + (labels_paid - 0.5) * paid / calls if labels_paid else most / 2)
+    rounds = start(cost={**prices, "budget_usd": budget}, labeling=plain, system={"concurrency_limit": 1})
+    report = rounds.run_until_done()
+    assert report["status"] == report_of(run)["status"] == "budget"
+    assert report["llm"]["cost_usd"] <= budget
+    bought = server.calls - calls
+    assert bought == pytest.approx(labels_paid, abs=1)
+    assert [row["labels"] for row in report["iterations"]] == ([20, 20 + bought] if bought else [20])
 
 
 def test_the_cost_follows_from_the_prices(start: Start, server: ChatServer, fits: WordFits) -> None:
