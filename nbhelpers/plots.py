@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
 from nbhelpers.panels import draw_curve, draw_matrix, draw_mixed_up, draw_shares, matrix_size
@@ -316,11 +317,14 @@ def reliability(table: pd.DataFrame, *, title: str, right: str) -> Axes:
     bars: dict[str, Any] = {"color": INK, "marker": "o", "ms": 8, "linewidth": 2, "capsize": 4, "clip_on": False}
     ends = np.maximum([share - table["low"], table["high"] - share], 0)
     ax.errorbar(confidence, share, ends, **bars)
-    left, bottom = (min(math.floor(lowest * 10) / 10, 0.8) for lowest in (confidence.min(), table["low"].min()))
+    room = confidence.min() - 0.17 * (1 - confidence.min())  # for the number beside the first point
+    left, bottom = (min(max(0, math.floor(lowest * 10) / 10), 0.8) for lowest in (room, table["low"].min()))
     ax.set(xlim=(left, 1), ylim=(bottom, 1))
+    outline = [withStroke(linewidth=3, foreground=ax.get_facecolor())]  # where a line runs behind a number
     if np.diff(confidence).min(initial=1) > 0.12 * (1 - left):  # else the numbers would cover each other
         for x, y, texts in zip(confidence, share, table["texts"], strict=True):
-            ax.annotate(f"n = {texts:,}", (x, y), (-6, 6), textcoords="offset points", ha="right", fontsize=9)
+            at: dict[str, Any] = {"xytext": (-6, 6), "textcoords": "offset points", "ha": "right"}
+            ax.annotate(f"n = {texts:,}", (x, y), fontsize=9, path_effects=outline, **at)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         percents(axis)
