@@ -103,7 +103,7 @@ def chunk_lengths(chunks: pd.DataFrame, *, max_chars: int, token_limit: int) -> 
         (axes[1], chunks["tokens"], "tokens", token_limit, (chunks["tokens"] > token_limit).sum()),
     ):
         top = max([1.0, *lengths])
-        ax.hist(lengths, bins=40, range=(0, top), color=MIDDLE, edgecolor="white", linewidth=0.4)
+        ax.hist(lengths, bins=40, range=(0, top), color=PALE, edgecolor=MIDDLE, linewidth=0.8)
         near = limit <= 1.6 * top  # a limit far from every text would squeeze the picture; the title still tells it
         if near:
             ax.axvline(limit, color=LIMIT, linestyle="--", linewidth=2)
