@@ -27,6 +27,7 @@ _CELL = (
 _LONG = f"{_CELL}; min-width: 14rem"  # where that is wider than the window, one scrolls
 _SHORT = _CELL.replace("pre-wrap", "pre")
 _NUMBER = _CELL.replace("text-align: start", "text-align: right").replace("pre-wrap", "nowrap")
+_FIGURES_HEAD = _NUMBER.replace("nowrap", "normal").replace("anywhere", "normal")  # breaks, but within no word
 # Never makes what is around it wider than the window, and can be scrolled by keyboard.
 _SCROLLING = '<div tabindex="0" role="group" aria-label="table" style="overflow-x: auto; contain: inline-size">'
 _PRE = (
@@ -104,7 +105,8 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], numeric: Seque
         for i, is_number in enumerate(numeric)
     ]
     head = "".join(
-        f'<th scope="col" style="{style}">{escape(str(name))}</th>' for name, style in zip(columns, styles, strict=True)
+        f'<th scope="col" style="{_FIGURES_HEAD if style == _NUMBER else style}">{escape(str(name))}</th>'
+        for name, style in zip(columns, styles, strict=True)
     )
     body = "".join(
         "<tr style='background: transparent'>"

@@ -71,6 +71,8 @@ def test_a_small_table_is_shown_whole_with_its_figures_to_the_right() -> None:
     assert tags.text == ["class", "n", EVIL, "1,200", "b", widgets.MISSING, "of 2"]
     assert "script" not in tags.tags
     assert re.findall(r"<th [^>]*text-align: (\w+)", shown.html) == ["start", "right"]
+    breaks = re.findall(r"<t([hd]) [^>]*right; [^>]*white-space: (\w+)", shown.html)
+    assert breaks == [("h", "normal"), ("d", "nowrap"), ("d", "nowrap")]  # a long head over short figures
     assert shown.plain.endswith("\n\nof 2")
 
 
