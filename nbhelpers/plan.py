@@ -30,6 +30,7 @@ from nbhelpers.llms import samples_of, stored_under, usage
 from nbhelpers.lock import one_step
 from nbhelpers.money import dollars
 from nbhelpers.prompt_files import Message, render
+from nbhelpers.refine import why_off
 from nbhelpers.rules import make_rules, read_rules, rules_prompt
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import RANDOM_SHARE, choose
@@ -195,7 +196,7 @@ class _Planner:
             self.chunks = run.read_table(run.chunks, made_by="01_ingest")
         self.pilot = self.test = self.pool = self.chunks.head(0)
         self.drawn = False
-        self.refines = "02_rules" in steps and _may_refine(config)
+        self.refines = "02_rules" in steps and config.classification.rules_file is None and why_off(config) is None
         with tempfile.TemporaryDirectory() as folder:
             aside = _aside(run, Path(folder))
             if self.steps and (probe or run.chunks.exists()):
@@ -398,11 +399,6 @@ class _Planner:
             dollars = (sent * price[0] + received * price[1]) / 1e6
         values = (stage, iteration, size, round(calls), sent, received, dollars, minutes)
         return dict(zip(["stage", "iteration", "llm", *FORMS], values, strict=True))
-
-
-def _may_refine(config: Config) -> bool:
-    given = config.classification.rules_file is not None
-    return config.rules.refine > 0 and not given and config.api.large_mode == "api"
 
 
 def _aside(run: RunFolder, folder: Path) -> RunFolder:

@@ -145,17 +145,22 @@ def refine_prompt(config: Config) -> tuple[list[Message], list[str]]:
     return template, notices
 
 
-def _why_not(config: Config, made: Rules) -> str | None:
+def why_off(config: Config) -> str | None:
+    """Why this config lets no rules be refined, whatever they are; None where it does."""
     large, small = config.api_of("large"), config.api_of("small")
     if config.rules.refine == 0:
         return "Off: rules.refine is 0, so the rules stay as they were written and nothing was asked."
-    if made.written_by != "model":
-        return f"Not refined: these rules are by the {made.written_by}, and only a model's rules are changed."
     if large.mode == "local":
         return "Not refined: api.large_mode is local, and a local model cannot be relied on to edit rules."
     if (large.model, large.mode) == (small.model, small.mode):
         return f"Not refined: {large.model} is both the large and the small model, and cannot differ from itself."
     return None
+
+
+def _why_not(config: Config, made: Rules) -> str | None:
+    if config.rules.refine > 0 and made.written_by != "model":
+        return f"Not refined: these rules are by the {made.written_by}, and only a model's rules are changed."
+    return why_off(config)
 
 
 def _label_both(chunks: pd.DataFrame, rules: str, config: Config, store: LabelStore) -> pd.DataFrame:

@@ -311,6 +311,15 @@ def test_refined_rules_are_planned_with_probes_that_the_refinement_needs(
 
 
 @pytest.mark.usefixtures("texts")
+def test_rules_that_cannot_be_refined_are_not_planned_to_be(
+    server: ChatServer, make_config: MakeConfig, run: RunFolder, store: LabelStore
+) -> None:
+    config = make_config(server.url, api={"small_model": "big"}, training=SIZES, rules={"refine": 20})
+    ingest(config, run)
+    assert "02 refined rules, at most" not in set(make_plan(config, run, store).table["stage"])
+
+
+@pytest.mark.usefixtures("texts")
 def test_local_models_cost_nothing(tiny_llm: Path, make_config: MakeConfig, run: RunFolder, store: LabelStore) -> None:
     api = {"large_model": str(tiny_llm), "large_mode": "local", "small_model": str(tiny_llm), "small_mode": "local"}
     config = make_config(api=api, training=SIZES)
