@@ -299,7 +299,9 @@ class ApiChat:
             reply = as_reply(body, messages, time.monotonic() - asked)
             if reply is not None:
                 return reply, nothing
-            return _Trouble(f"it did not send a chat completion but {self._clean(body)!r}"), used_tokens(body)
+            sent_tokens, received = used_tokens(body)
+            used = (sent_tokens or estimate_tokens(messages), received or len(body) // 4)  # broken, but billed
+            return _Trouble(f"it did not send a chat completion but {self._clean(body)!r}"), used
 
     async def _post(self, messages: Sequence[Message], parameters: Mapping[str, Any]) -> str:
         """The body of the answer as text: read here, not by the client, as not every server sends what it should.

@@ -1,7 +1,8 @@
 """A hard stop on what may be spent: `cost.budget_usd`, over all runs on one output folder.
 
 A call counts as spent, at the most that it can cost, before it is sent, and at what it did cost once it is answered.
-The note of a call under way is on disk, so one whose run was killed still counts.
+The note of a call under way is on disk, so one whose run was killed still counts. Where nobody says what an attempt
+cost, one that took too long counts with the longest reply, and one that broke off with its question.
 """
 
 import asyncio

@@ -135,6 +135,13 @@ def test_tokens_of_replies_thrown_away_are_counted() -> None:
     assert reply.completion_tokens == server.completion_tokens + 4
 
 
+def test_a_broken_reply_counts_as_far_as_it_came() -> None:
+    with ChatServer(echo, faults=[BAD_JSON]) as server:
+        reply = ask(server, [{"role": "user", "content": "y" * 400}])
+    assert reply.prompt_tokens == server.prompt_tokens + 101
+    assert reply.completion_tokens == server.completion_tokens + len(str(BAD_JSON.body)) // 4
+
+
 @pytest.mark.parametrize("fault", [Fault(503, "overloaded"), DROP, BAD_JSON, NO_CHOICES, WEB_PAGE], ids=str)
 def test_faults_that_do_not_pass_end_in_one_sentence(fault: Fault) -> None:
     with ChatServer(lambda model, messages: fault) as server, pytest.raises(EndpointError) as raised:
