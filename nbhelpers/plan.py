@@ -39,6 +39,7 @@ from nbhelpers.test_set import open_pilot, open_test_set
 from nbhelpers.throttle import round_trips
 
 PROBES = 4  # texts that are labelled first, by both LLMs in equal parts, unless they have labelled as many
+LAST = 1.25  # times the mean: what the last answer of many at once takes, at the least
 ENOUGH_CALLS = 20  # from which on the share of failed ones says something
 FORMS = {
     "calls": "{:,.0f}",
@@ -370,14 +371,14 @@ class _Planner:
         minutes = self._trips(part.size, round(calls)) * seen.seconds / 60
         return self._row(part.stage, part.iteration, part.size, calls, (sent, calls * seen.completion_tokens), minutes)
 
-    def _trips(self, size: Size, calls: int) -> int:
+    def _trips(self, size: Size, calls: int) -> float:
         """How many answers long these calls take; the LLM's later ones go as fast as its endpoint allows."""
         if self.config.api_of(size).mode == "local":
             return calls
         most = self.config.system.concurrency_limit
         known = self.at_once.get(size, known_at_once(self.config, size, self.store))
         self.at_once[size] = known or most
-        return round_trips(calls, most=most, known=known)
+        return round_trips(calls, most=most, known=known) + (LAST - 1 if calls else 0)
 
     def _row(
         self,

@@ -4,8 +4,8 @@
 
 A folder holds data.jsonl (text, label, split) and task.json (task, classes with name and description). The oracle
 serves an OpenAI-compatible endpoint for such a folder and prints its address. Batches are chosen at random, so no
-classifier is needed; with --cascade a share of each goes to the large LLM, too. The last column is the largest
-deviation of a row but for the minutes, in percent; the limit is 10.
+classifier is needed; with --cascade a share of each goes to the large LLM, too. The last columns are the deviation of
+the minutes, and the largest of the others, in percent; the limit is 10. Minutes need a machine that does nothing else.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ from nbhelpers.test_set import open_test_set
 PRICES = {"large_input": 3.0, "large_output": 12.0, "small_input": 0.25, "small_output": 1.0}
 TRAINING = {"test_set_size": 100, "train_set_size": 40, "train_set_increment": 40, "max_iters": 3}
 SHOWN = {"calls": "9,.0f", "prompt_tokens": "9,.0f", "completion_tokens": "9,.0f", "dollars": "9,.4f"}
-MINUTES = {"llm_minutes": "7,.3f"}
+MINUTES = {"llm_minutes": "8,.4f"}
 COUNTED = ["calls", "prompt_tokens", "completion_tokens"]
 LATENCY = 0.3
 
@@ -118,9 +118,9 @@ def minutes(calls: list[tuple[str, float]]) -> float:
     return (max(ended for ended, _ in times) - min(ended - lasted for ended, lasted in times)) / 60 if times else 0.0
 
 
-def deviation(row: Mapping[str, Any], really: Mapping[str, Any]) -> float:
-    """The largest of a row, as a share of what was used."""
-    return max(abs(row[key] - really[key]) / really[key] if really[key] else float(row[key]) for key in SHOWN)
+def deviation(row: Mapping[str, Any], really: Mapping[str, Any], keys: Iterable[str]) -> float:
+    """The largest of a row's figures, as a share of what was used."""
+    return max(abs(row[key] - really[key]) / really[key] if really[key] else float(row[key]) for key in keys)
 
 
 def main() -> None:
@@ -137,7 +137,8 @@ def main() -> None:
         for row, really in zip(rows.to_dict("records"), used, strict=True):
             name = row["stage"] + (f" {row['iteration']}" if pd.notna(row["iteration"]) else "")
             pairs = "  ".join(f"{row[key]:{form}} /{really[key]:{form}}" for key, form in (SHOWN | MINUTES).items())
-            print(f"  {name:26}{pairs}   {100 * deviation(row, really):5.1f} %")
+            off = (f"{100 * deviation(row, really, keys):5.1f} %" for keys in (MINUTES, SHOWN))
+            print(f"  {name:26}{pairs}   {'  '.join(off)}")
 
 
 if __name__ == "__main__":
