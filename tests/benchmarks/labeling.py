@@ -89,7 +89,8 @@ def planned(data: Path, asked: argparse.Namespace, *, cascade: float = 0.0) -> F
     with plan.serve(asked.oracle, data) as url, tempfile.TemporaryDirectory() as folder:
         made, probes, used = plan.measure(data, url, Path(folder), cascade=cascade)
     rows = made.table.iloc[:-1].to_dict("records")
-    return 100 * max(map(plan.deviation, rows, used)), f"{probes} probe calls"
+    most = max(plan.deviation(row, really, plan.SHOWN) for row, really in zip(rows, used, strict=True))
+    return 100 * most, f"{probes} probe calls"
 
 
 def timed(data: Path, asked: argparse.Namespace, *, way: Any, limit: int, at_once: int, faults: float = 0.0) -> Figure:
