@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from nbhelpers.batches import kinds
 from nbhelpers.config_file import save_value
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.rounds import Rounds
+from nbhelpers.selection import kinds
 from nbhelpers.training import describe_balance
 from nbhelpers.widget_parts import button, frame, row, words
 from nbhelpers.widgets import MISSING, Shown, show_table

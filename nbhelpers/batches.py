@@ -16,13 +16,8 @@ from nbhelpers.features import features
 from nbhelpers.human_labels import human_labels
 from nbhelpers.label_store import LabelStore
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.selection import Evidence, choose, random_order, random_part, validation_share, weigh
+from nbhelpers.selection import Evidence, choose, kinds, random_order, random_part, validation_share, weigh
 
-KINDS = {
-    r" \(.*\)$": "",
-    r"^near the description of .*": "near a class's description",
-    r"^likely .*, which is rare so far$": "likely of a class that is rare so far",
-}
 MOST_CANDIDATES = 20_000  # random pool texts among which the next batch is chosen
 
 
@@ -126,14 +121,6 @@ def why_chosen(
     counts = counts.sort_values("texts", ascending=False, kind="stable")
     shown = told.groupby(reason, sort=False).tail(examples)[["why", "label", "text"]]
     return counts, shown.iloc[::-1].reset_index(drop=True)
-
-
-def kinds(why: pd.Series) -> pd.Series:
-    """Why texts were chosen, without the particulars: few kinds, however many classes there are.
-
-    Example: least sure (margin 0.02) -> least sure; near the description of spam -> near a class's description.
-    """
-    return why.replace(KINDS, regex=True)
 
 
 def settle_labels(

@@ -213,7 +213,7 @@ class ApiChat:
                     self._give_up(outcome, attempts, alone, started, lost)
                     self._tell(outcome, started)
                     if attempts > self.settings.max_retries and not outcome.too_many:
-                        if admit is not None:  # the probe costs less than the call for whose sake it is sent
+                        if admit is not None:  # the probe costs no more than the call for whose sake it is sent
                             await admit(lost)
                         lost = _added(lost, await self._probe())
                     if outcome.too_many:

@@ -44,6 +44,11 @@ NEAREST, UNSURE = 5, 2  # times as many texts as wanted, among which those near 
 AROUND = 3  # labels nearest to a text
 DOUBTFUL = 0.5  # doubt of a label; a text with only such labels around it looks unsure for their sake: it is not chased
 RARE = 0.75  # of an equal part of the labels so far: a class with fewer is rare
+KINDS = {  # of reasons, by the words that `choose` gives
+    r" \(.*\)$": "",
+    r"^near the description of .*": "near a class's description",
+    r"^likely .*, which is rare so far$": "likely of a class that is rare so far",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +140,14 @@ def choose(
     rest = _spread(table.drop(index=[*drawn.index, *chosen.index]), [*groups, *chosen["near_group"]])
     rest = rest.head(n - len(drawn) - len(chosen)).assign(why=RANDOM)  # where too few of the groups were left
     return pd.concat([drawn, chosen, rest])[["chunk_id", "why"]].reset_index(drop=True)
+
+
+def kinds(why: pd.Series[str]) -> pd.Series[str]:
+    """Why texts were chosen, as `choose` says it, without the particulars: few kinds, however many classes there are.
+
+    Example: least sure (margin 0.02) -> least sure; near the description of spam -> near a class's description.
+    """
+    return why.replace(KINDS, regex=True)
 
 
 def weigh(

@@ -195,9 +195,8 @@ class OpenNotebook:
         """Kills the kernel, as a system short of memory does, and lets the server start another."""
         process = int(self.run_below("import os; os.getpid()").inner_text())
         os.kill(process, signal.SIGKILL)
-        self.page.locator(".jp-Dialog").get_by_role("button", name="Ok").click(
-            timeout=CELL_MS
-        )  # "appears to have died"
+        has_died = self.page.locator(".jp-Dialog")
+        has_died.get_by_role("button", name="Ok").click(timeout=CELL_MS)
         self._wait_for_kernel()
         return self
 
