@@ -72,7 +72,10 @@ def show_lines(printed: object) -> Shown:
     Args:
         printed: such as a Plan, whose text is a table.
     """
-    look = "white-space: pre; overflow: visible; color: inherit; background: transparent; margin: 0; padding: 0"
+    look = (
+        "font-family: monospace; white-space: pre; overflow: visible; color: inherit; background: transparent; "
+        "margin: 0; padding: 0"
+    )
     return Shown(f'{OPEN}{_SCROLLING}<pre style="{look}">{escape(str(printed))}</pre></div></div>', str(printed))
 
 

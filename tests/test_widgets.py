@@ -55,7 +55,7 @@ def test_printed_lines_stay_whole_and_are_no_html() -> None:
     tags = Tags(html["text/html"])
     assert set(tags.tags) == {"div", "pre"}
     assert tags.text == [f"a   1\n{EVIL}"]
-    assert "white-space: pre;" in html["text/html"]
+    assert "font-family: monospace; white-space: pre;" in html["text/html"]  # columns stand under one another
     assert html["text/plain"] == f"a   1\n{EVIL}"
 
 
