@@ -5,7 +5,8 @@
 
 Folders, labels, texts and figures are those of few_labels.py, the recipe the package's. `--rare 0` leaves the classes
 as they are, for a set that has a rare class of its own. With `weights` or `auto`, probabilities are also corrected for
-the shares of the pool, as estimated from the random part of the labels. Finished rows are appended to --out, and not
+the shares of the pool, as estimated from the random part of the labels. `original` is Augmentoolkit's fine-tuning on
+random texts. Finished rows are appended to --out, and not
 computed again.
 
 Tried after 200 actively chosen labels, F1 of the rare class on the mean of scicite, snips, ag_news and subj (one or
@@ -28,12 +29,14 @@ from nbhelpers.run_folder import RunFolder
 
 WAYS = ["random,none", "random,auto", "auto,none", "auto,auto"]
 CONTROL, OURS = WAYS[0], WAYS[-1]
+ORIGINAL = "original"
 WANTED_F1, WANTED_RATIO = 0.65, 1.3
 
 
 def report(rows: pd.DataFrame) -> None:
     """Prints a table for each figure; every figure is the mean over the seeds."""
     rows = rows.assign(way=rows["selection"] + "," + rows["balance"])
+    rows.loc[rows["recipe"] == ORIGINAL, "way"] = ORIGINAL
     for figure in ("rare_f1", "rare_labels", "macro_f1", "accuracy"):
         table = rows.pivot_table(index="way", columns="data", values=figure)
         table["mean"] = table.mean(axis=1)
@@ -54,7 +57,7 @@ def main() -> None:
     parser.add_argument("--rare", type=float, default=0.05, help="share of the last class; 0: as it is")
     parser.add_argument("--noise", type=float, default=0.02, help="error rate of the small LLM")
     parser.add_argument("--size", type=int, default=200, help="texts to train on")
-    parser.add_argument("--ways", nargs="+", default=WAYS, choices=WAYS, help="selection,balance")
+    parser.add_argument("--ways", nargs="+", default=WAYS, choices=[*WAYS, ORIGINAL], help="selection,balance")
     options = parser.parse_args()
     classifier.EXACT_TEXTS = 0  # bfloat16 where the decision is clear: the same classes, sooner
     keys = [*KEYS, "balance"]
@@ -63,13 +66,13 @@ def main() -> None:
     for seed, folder in itertools.product(options.seeds, options.data):
         cache = RunFolder(options.cache / folder.name)
         case = Case(folder, seed, options.model, cache, options.rare or None, noise=options.noise)
-        ways = [way.split(",") for way in options.ways]
-        for selection, balances in itertools.groupby(ways, key=lambda way: way[0]):
+        ways = [("random", "none", ORIGINAL) if way == ORIGINAL else (*way.split(","), "ours") for way in options.ways]
+        for selection, alike in itertools.groupby(ways, key=lambda way: way[0]):
             chosen = choose(case, options.size, selection, [])
-            for _, balance in balances:
-                key = (folder.name, seed, "ours", options.size, selection, options.noise, options.rare, balance)
+            for _, balance, recipe in alike:
+                key = (folder.name, seed, recipe, options.size, selection, options.noise, options.rare, balance)
                 if key not in finished:
-                    row = measure(case, chosen, "ours", noise=options.noise, balance=balance)
+                    row = measure(case, chosen, recipe, noise=options.noise, balance=balance)
                     with options.out.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps({**dict(zip(keys, key, strict=True)), **row}) + "\n")
     rows = pd.read_json(options.out, lines=True)

@@ -8,10 +8,11 @@ a fifth of all labels, comes on top. Accuracy is against the human labels of the
 fresh labels by the model that labelled the validation set, and against the human labels beside it. Finished rows are
 appended to --out, and not computed again.
 
-Recipes: `ours` is what the package does; `frozen` a logistic regression on frozen features; `setfit` one on features
-that pairs of texts have trained (setfit_style.py); `plain` fine-tuning on the bare labels with the cross-entropy alone;
-`soft`, `contrast` and `aligned` add one of the three things that ours adds to it. The seconds are of the CPU, all
-threads together; they do not count the alignment, which is made once for all iterations of a run.
+Recipes: `ours` is what the package does; `original` Augmentoolkit's fine-tuning (original_style.py); `frozen` a
+logistic regression on frozen features; `setfit` one on features that pairs of texts have trained (setfit_style.py);
+`plain` fine-tuning on the bare labels with the cross-entropy alone; `soft`, `contrast` and `aligned` add one of the
+three things that ours adds to it. The seconds are of the CPU, all threads together; they do not count the alignment,
+which is made once for all iterations of a run.
 
 Tried on 200 labels, in points of accuracy on the mean of so many fits (two to six of trec6, snips, scicite,
 clinc_domains, ag_news, sms_spam and subj, one to three seeds each; half a point may be chance). Kept, beside ours
@@ -40,6 +41,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import original_style
 import pandas as pd
 import setfit_style
 from selection import BATCH, Case, answer
@@ -56,7 +58,7 @@ from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import random_part
 from nbhelpers.training import TrainingSettings, fit
 
-RECIPES = ("frozen", "setfit", "plain", "soft", "contrast", "aligned", "ours")
+RECIPES = ("original", "frozen", "setfit", "plain", "soft", "contrast", "aligned", "ours")
 KEYS = ["data", "seed", "recipe", "size", "selection", "noise", "rare"]
 
 
@@ -68,6 +70,9 @@ def measure(case: Case, chosen: list[int], recipe: str, *, noise: float, balance
         given, found = _with_a_linear_head(case, known, recipe)
         proba = np.zeros((len(case.test), len(case.classes)))
         proba[:, [case.classes.index(name) for name in found]] = given
+    elif recipe == "original":
+        texts, labels, base = known["text"].tolist(), known["label"].tolist(), find_model(case.model)
+        proba = original_style.predict(texts, labels, case.test, classes=case.classes, base_model=base, seed=case.seed)
     else:
         proba = _fine_tune(case, known, chosen, recipe, balance)
     seconds = time.process_time() - started
