@@ -1,13 +1,13 @@
 """How many labels does active selection save, and does it find a rare class?
 
     python tests/benchmarks/selection.py --data FOLDER [FOLDER ...] --model sentence-transformers/all-MiniLM-L6-v2 \
-        --cache FOLDER --out rows.jsonl [--fine-tune] [--rare 0.05]
+        --cache FOLDER --out rows.jsonl [--rare 0.05]
 
 A folder holds data.jsonl (text, label, split) and task.json (task, classes with name and description). No LLM is asked:
 the small one answers from the human labels, wrong at a rate of its own. The classifier is a logistic regression on
-frozen features, or with --fine-tune the real one; it is trained without the validation texts. Texts are chosen by the
-package, in batches of 40 of a pool of 1,800. Accuracy is against the human labels of the test split. `--rare` thins the
-last class. Finished rows are appended to --out, and not computed again.
+frozen features; few_labels.py does the same with the fine-tuned one. It is trained without the validation texts. Texts
+are chosen by the package, in batches of 40 of a pool of 1,800. Accuracy is against the human labels of the test split.
+`--rare` thins the last class. Finished rows are appended to --out, and not computed again.
 """
 
 import argparse
@@ -128,23 +128,11 @@ class Case:
         known = self.pool.iloc[chosen]
         return known[~known["validation"]]
 
-    def measure(self, chosen: list[int], *, fine_tune: bool, balance: str) -> dict[str, float]:
-        """Figures on the test split of a classifier that is trained on the chosen texts."""
+    def measure(self, chosen: list[int], *, balance: str) -> dict[str, float]:
+        """Figures on the test split of a logistic regression that is trained on the chosen texts."""
         known, rare = self.train(chosen), self.classes[-1]
         if known["label"].nunique() < 2:  # as may be in a first batch at random
             predicted = [known["label"].iloc[0]] * len(self.true)
-        elif fine_tune:
-            from nbhelpers.training import TrainingSettings, fit
-
-            settings = TrainingSettings(seed=self.seed, balance=balance)
-            made = fit(
-                known["text"].tolist(),
-                known["label"].tolist(),
-                classes=self.classes,
-                base_model=self.aligned,
-                settings=settings,
-            )
-            predicted = [made.classes[i] for i in made.predict_proba(self.test).argmax(axis=1)]
         else:
             weights = None if balance == "none" else "balanced"
             logistic = LogisticRegression(C=2.0, max_iter=300, class_weight=weights)
@@ -173,6 +161,20 @@ def labels_to_reach(curve: "pd.Series[float]", target: float) -> float:
     return float(curve.index[-1] + BATCH)
 
 
+def report_labels_to_reach(curves: pd.DataFrame) -> None:
+    """Prints how many labels of `auto` do what 400 of `random` do. `curves`: accuracy, a row a (set, strategy)."""
+    if LABELS_OF_RANDOM not in curves:
+        return
+    goals = curves[LABELS_OF_RANDOM].unstack()["random"].dropna()
+    ratios = {
+        name: labels_to_reach(curves.loc[(name, "auto")].dropna(), goal) / LABELS_OF_RANDOM
+        for name, goal in goals.items()
+    }
+    print(f"Labels to reach what random reaches at {LABELS_OF_RANDOM}, as a share of these:")
+    print("  ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
+    print(f"mean {np.mean([*ratios.values()]):.2f} (target 0.60), most {max(ratios.values()):.2f} (target 1.10)")
+
+
 def report(rows: pd.DataFrame, *, rare: bool) -> None:
     """Prints the tables; every figure is the mean over the seeds."""
     means = rows.groupby(["data", "strategy", "labels"]).mean(numeric_only=True)
@@ -188,17 +190,7 @@ def report(rows: pd.DataFrame, *, rare: bool) -> None:
         shown = [n for n in (40, 80, 120, 200, 400) if n in curves]
         print(f"Accuracy by labels\n{curves[shown].round(3).to_string()}")
         print(curves[shown].groupby("strategy").mean().round(3).rename(lambda name: f"mean, {name}").to_string())
-        if LABELS_OF_RANDOM in curves:
-            ratios = {
-                name: labels_to_reach(curves.loc[name, "auto"], curves.loc[name, "random"][LABELS_OF_RANDOM])
-                / LABELS_OF_RANDOM
-                for name in seeds.index
-            }
-            print(f"Labels to reach what random reaches at {LABELS_OF_RANDOM}, as a share of these:")
-            print("  ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
-            print(
-                f"mean {np.mean([*ratios.values()]):.2f} (target 0.60), most {max(ratios.values()):.2f} (target 1.10)"
-            )
+        report_labels_to_reach(curves)
     print(f"seeds: {seeds.to_dict()}\n")
 
 
@@ -210,21 +202,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="finished rows, a line each; a second start goes on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rare", type=float, help="thin the last class to this share; compared with balance: none")
-    parser.add_argument("--fine-tune", action="store_true", help="the real classifier in place of the frozen one")
     parser.add_argument("--labels", type=int, nargs="+", help="measure at these sizes only")
     options = parser.parse_args()
-    classifier = "fine-tuned" if options.fine_tune else "frozen"
     sizes = options.labels or list(range(BATCH, 201 if options.rare else 441, BATCH))
-    keys = ["data", "seed", "strategy", "labels", "classifier", "rare"]
+    keys = ["data", "seed", "strategy", "labels", "rare"]
     done = pd.read_json(options.out, lines=True) if options.out.exists() else pd.DataFrame(columns=keys)
     finished = set(done[keys].fillna(0.0).itertuples(index=False, name=None))
     for folder in options.data:
         for seed in options.seeds:
-            wanted = [
-                (folder.name, seed, strategy, n, classifier, options.rare or 0.0)
-                for strategy in STRATEGIES
-                for n in sizes
-            ]
+            wanted = [(folder.name, seed, strategy, n, options.rare or 0.0) for strategy in STRATEGIES for n in sizes]
             if finished.issuperset(wanted):
                 continue
             case = Case(folder, seed, options.model, RunFolder(options.cache / folder.name), options.rare)
@@ -232,23 +218,19 @@ def main() -> None:
                 chosen: list[int] = []
                 for n in range(BATCH, max(sizes) + 1, BATCH):
                     chosen += case.choose(chosen, strategy)
-                    key = (folder.name, seed, strategy, n, classifier, options.rare or 0.0)
+                    key = (folder.name, seed, strategy, n, options.rare or 0.0)
                     if n not in sizes or key in finished:
                         continue
-                    balance = "auto" if strategy == "auto" or options.rare is None else "none"
-                    if not options.fine_tune and options.rare is None:
-                        balance = "none"
+                    balance = "auto" if strategy == "auto" and options.rare is not None else "none"
                     row: dict[str, Any] = {
                         **dict(zip(keys, key, strict=True)),
-                        **case.measure(chosen, fine_tune=options.fine_tune, balance=balance),
+                        **case.measure(chosen, balance=balance),
                     }
                     with options.out.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps(row) + "\n")
     rows = pd.read_json(options.out, lines=True)
     names = [folder.name for folder in options.data]
-    mine = (
-        rows["data"].isin(names) & (rows["classifier"] == classifier) & (rows["rare"].fillna(0) == (options.rare or 0))
-    )
+    mine = rows["data"].isin(names) & (rows["rare"].fillna(0) == (options.rare or 0))
     report(rows[mine & rows["labels"].isin(sizes) & rows["seed"].isin(options.seeds)], rare=options.rare is not None)
 
 
