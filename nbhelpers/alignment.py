@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,23 +55,32 @@ def aligned_encoder(texts: Sequence[str], *, base_model: Path | str, seed: int, 
     made_from = hashlib.sha256(
         repr((fingerprint(model), RECIPE, seed, chosen)).encode("utf-8", "surrogatepass")
     ).hexdigest()
-    if not _is_made(folder, made_from):
+    if not _is_made(run, made_from):
         _make(folder, chosen, model, rng, run, made_from)
     return folder
 
 
-def _is_made(folder: Path, made_from: str) -> bool:
+def how_made(run: RunFolder) -> dict[str, Any]:
+    """Of the run's encoder: made_from (a hash of all that decides it) and seconds (what it took); {} without one."""
     try:
-        made = json.loads((folder / MADE_FROM).read_text("utf-8"))
-        find_model(folder)
-    except (OSError, ValueError, ModelNotFoundError):  # not there yet, or a part of it is gone
+        made: dict[str, Any] = json.loads((run.root / FOLDER / MADE_FROM).read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return made
+
+
+def _is_made(run: RunFolder, made_from: str) -> bool:
+    try:
+        find_model(run.root / FOLDER)
+    except ModelNotFoundError:  # not there yet, or a part of it is gone
         return False
-    return bool(made == {"made_from": made_from})
+    return how_made(run).get("made_from") == made_from
 
 
 def _make(folder: Path, texts: list[str], base_model: Path, rng: random.Random, run: RunFolder, made_from: str) -> None:
     import torch
 
+    started = time.perf_counter()
     means = torch.tensor(features(texts, base_model=base_model, run=run), device=encoder.best_device())
     with encoder.quiet(), progress_bar(None, desc="aligning the encoder", unit="step") as bar:
         with torch.random.fork_rng():
@@ -107,7 +117,8 @@ def _make(folder: Path, texts: list[str], base_model: Path, rng: random.Random, 
             with replacing_folder(folder) as part:
                 model.save_pretrained(part)
                 tokenizer.save_pretrained(part)
-                write_text(part / MADE_FROM, json.dumps({"made_from": made_from}))
+                made = {"made_from": made_from, "seconds": round(time.perf_counter() - started, 2)}
+                write_text(part / MADE_FROM, json.dumps(made))
         except OSError as error:
             raise ClassifierError(
                 f"the encoder could not be saved in {folder} ({error}): free or change it."

@@ -71,21 +71,21 @@ class Classifier:
                         progress(done, len(texts))
         return proba
 
-    def rescale(self, *, log_prior: Sequence[float] | None = None, temperature: float = 1.0) -> None:
+    def rescale(self, *, temperature: float = 1.0, log_prior: Sequence[float] | None = None) -> None:
         """Changes what the probabilities are, for good: in the last layer, so that plain transformers gives them, too.
 
         Args:
-            log_prior: added to each class's logit, in the order of `classes`; None: nothing.
-            temperature: then divides the logits; above 1 the probabilities become less sure, the order stays.
+            temperature: divides the logits; above 1 the probabilities become less sure, the order stays.
+            log_prior: then added to each class's logit, in the order of `classes`; None: nothing.
         """
         import torch
 
         layer = encoder.output_layer(self.model)
         with torch.no_grad():
-            if log_prior is not None:
-                layer.bias.add_(torch.tensor(log_prior, dtype=layer.bias.dtype, device=layer.bias.device))
             layer.weight.div_(temperature)
             layer.bias.div_(temperature)
+            if log_prior is not None:
+                layer.bias.add_(torch.tensor(log_prior, dtype=layer.bias.dtype, device=layer.bias.device))
 
     def save(self, folder: Path | str) -> None:
         """Write a plain transformers folder, in place of one that is there; a killed run never leaves half a folder.

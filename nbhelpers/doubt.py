@@ -27,6 +27,7 @@ FOLDS = 5
 LISTED = 2.0  # times the average doubt: more precise, at equal recall, than "confidence below its class's average"
 KNOWS_NOTHING = 0.02  # probability that the classifier has no idea of a text: bounds what it alone can prove
 CLASS_DOUBT = 0.25  # at most, of a class on average, in what is trained on
+ENOUGH = 17  # texts of a class from which on it may be doubted so far
 UNKNOWN_CONFIDENCE = 0.9  # where no confidence is known at all; the fit moves it
 LOG_SHARPNESS = np.arange(-2.0, 3.0, 0.25)  # of the exponents of the classifier's probabilities; usually 1.4 +- 1.5
 LOG_BELIEF = np.log([0.25, 0.5, 1.0])  # of the factors of a confidence's log-odds; usually 0 +- 0.7
@@ -73,7 +74,8 @@ def soft_targets(
     """What to train on in place of bare labels: each label as far as it is believed, the rest as the classifier thinks.
 
     The labels of a class with few texts are all in doubt, for want of texts to learn it from rather than for the LLM's
-    errors; so no class is doubted by more than CLASS_DOUBT on average.
+    errors; so no class is doubted by more than CLASS_DOUBT on average, and the less, the fewer texts below ENOUGH it
+    has: a class's only label is believed. Without that, 16 labels taught less than bare ones (few_labels.py).
 
     Args:
         features, labels, confidence, classes, seed: as in `doubt`.
@@ -85,8 +87,10 @@ def soft_targets(
     """
     proba, doubts = _examine(features, labels, confidence, classes, seed, certain)
     rows, given = np.arange(len(doubts)), _places(labels, classes)
-    for place in np.unique(given):
-        doubts[given == place] *= CLASS_DOUBT / max(doubts[given == place].mean(), CLASS_DOUBT)
+    for place, n in zip(*np.unique(given, return_counts=True), strict=True):
+        most, average = CLASS_DOUBT * min(1.0, (n - 1) / (ENOUGH - 1)), doubts[given == place].mean()
+        if average > most:
+            doubts[given == place] *= most / average
     targets = proba.copy()
     targets[rows, given] = 0.0
     others = targets.sum(axis=1, keepdims=True)
@@ -145,8 +149,8 @@ def examine(
     thresholds = np.full(len(classes), np.inf)
     for place in np.unique(given):
         thresholds[place] = proba[given == place, place].mean()
-    certain = np.where(proba >= thresholds, proba, 0.0)
-    suggested = np.where(certain.any(axis=1), certain.argmax(axis=1), given)
+    confident = np.where(proba >= thresholds, proba, 0.0)
+    suggested = np.where(confident.any(axis=1), confident.argmax(axis=1), given)
     enough = min(0.5, LISTED * doubts.mean()) if len(doubts) else 0.5
     likely = (suggested != given) & (doubts >= enough) & (doubts > 0)
     predicted = np.where(proba[rows, given] >= proba.max(axis=1), given, proba.argmax(axis=1))

@@ -53,12 +53,15 @@ def load(auto_class: str, base_model: Path | str, **options: Any) -> Any:
     """What `transformers.AUTO_CLASS.from_pretrained` gives.
 
     Raises:
-        ClassifierError: it cannot be loaded.
+        ClassifierError: it cannot be loaded, or is a tokenizer without a token to fill batches up with.
     """
     import transformers
 
     try:
-        return getattr(transformers, auto_class).from_pretrained(base_model, **options)
+        loaded = getattr(transformers, auto_class).from_pretrained(base_model, **options)
+        if auto_class == "AutoTokenizer" and loaded.pad_token is None:
+            raise ValueError("its tokenizer has no padding token")
+        return loaded
     except Exception as error:  # transformers, tokenizers and safetensors raise their own, and bare, exceptions
         raise ClassifierError(
             f"{base_model} cannot be loaded as a text encoder ({error}). Set training.model_path to one such as "

@@ -141,15 +141,16 @@ def what_can_be_shown(total: int, target: float) -> str:
     Raises:
         EvaluationError: as `smallest_correct`.
     """
+    shown = max(f"{target:.2f}", f"{target:g}", key=len)
     first, fifth = (smallest_correct(total, target, look=look) for look in (1, 5))
     if first is not None:
         later = "not even all would do" if fifth is None else f"it would be {fifth}"
-        return f"With {total} test texts and one look, {target:.2f} needs {first} right; at a fifth look {later}."
+        return f"With {total} test texts and one look, {shown} needs {first} right; at a fifth look {later}."
     if target == 1:
         return "No test set can show 1.00: lower system.required_accuracy."
     needed = math.ceil(math.log(_alpha_at(1, 0.95)) / math.log(target))
     return (
-        f"{total} test texts cannot show {target:.2f}, even all right: it takes {needed}. "
+        f"{total} test texts cannot show {shown}, even all right: it takes {needed}. "
         "Raise training.test_set_size, or lower system.required_accuracy."
     )
 

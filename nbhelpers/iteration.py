@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from nbhelpers.agreement import read_calibration
-from nbhelpers.alignment import aligned_encoder
+from nbhelpers.alignment import aligned_encoder, how_made
 from nbhelpers.calibration import fit_temperature
 from nbhelpers.cascade import believed_labels
 from nbhelpers.class_shares import log_correction
@@ -27,7 +27,7 @@ from nbhelpers.run_folder import RunFolder, write_text
 from nbhelpers.training import TrainingSettings, fit
 
 # What decides the classes that a classifier predicts.
-MADE_FROM = ("dataset", "calibration", "base_model", "classes", "log_prior", "settings")
+MADE_FROM = ("dataset", "calibration", "base_model", "encoder", "classes", "log_prior", "settings")
 DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
 
 
@@ -69,8 +69,9 @@ def train(
 ) -> Classifier:
     """Trains, calibrates and saves classifier `number`; one made from the same labels and settings is loaded instead.
 
-    Labels are trained on as far as they are believed. Probabilities are corrected for the class shares of the pool, but
-    with balance "none", and then, by a temperature, for the validation set; both are part of what is saved.
+    Labels are trained on as far as they are believed. Probabilities are calibrated on the validation set, by a
+    temperature, and then corrected for the class shares of the pool, but with balance "none"; both are part of what is
+    saved.
 
     Args:
         number: the iteration's. Classifiers from it on, made from other labels, are removed.
@@ -125,11 +126,11 @@ def train(
             targets=targets,
             progress=counter(bar),
         )
-    classifier.rescale(log_prior=log_prior)
     places = [classes.index(label) for label in validation["label"]]
     temperature = fit_temperature(classifier.predict_proba(validation["text"].tolist()), places)
-    classifier.rescale(temperature=temperature)
-    classifier.training.update(wanted, temperature=temperature)
+    # In this order: the validation set has the class shares of the batches, as the train set has, not the pool's.
+    classifier.rescale(temperature=temperature, log_prior=log_prior)
+    classifier.training.update(wanted, encoder=how_made(run).get("made_from"), temperature=temperature)
     write_text(run.dataset(number), dataset)
     classifier.save(run.classifier(number))
     return classifier

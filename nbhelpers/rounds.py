@@ -245,7 +245,9 @@ class Rounds:
             config=self.config,
             run=self.run,
         )
-        seconds = time.perf_counter() - started
+        seconds, training = time.perf_counter() - started, self.classifier.training.get("seconds", 0.0)
+        if seconds < training:  # it was trained in an earlier start, and is only loaded
+            seconds = self._earlier.rows.get(number, {}).get("seconds", training)
         iteration = measure(
             number,
             self.classifier,

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from nbhelpers.alignment import how_made
 from nbhelpers.config import Config, Size
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import usage
@@ -119,7 +120,8 @@ def making(config: Config, run: RunFolder, store: LabelStore) -> Making:
     for number in run.iterations():
         made = json.loads((run.classifier(number) / "training.json").read_text("utf-8"))
         trained[made.get("dataset", number)] = float(made.get("seconds", 0.0))
-    return Making(usage(config, store)["cost_usd"], llm_seconds, sum(trained.values()))
+    seconds = sum(trained.values()) + how_made(run).get("seconds", 0.0)
+    return Making(usage(config, store)["cost_usd"], llm_seconds, seconds)
 
 
 def break_even(spent: float | None, by_llm: float | None, by_classifier: float | None) -> float | None:

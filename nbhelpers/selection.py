@@ -207,12 +207,12 @@ def _pick_first(free: Integers, evidence: Evidence, n: int, seed: int) -> dict[i
     picked: dict[int, str] = {}
     classes = len(evidence.classes)
     wanted = max(round(NEAREST_SHARE * n), min(classes, n // 2))
-    for place, name in enumerate(evidence.classes):
+    shares = _shared_out(wanted, np.ones(classes), seed=[seed])
+    for place in np.flatnonzero(shares).tolist():
         rows = np.setdiff1d(free, list(picked))
         likeness = evidence.features[rows] @ evidence.class_features[place]
-        share = wanted // classes + (place < wanted % classes)
-        best = rows[spread(evidence.features[rows], likeness, share, among=NEAREST, seed=seed)]
-        picked |= dict.fromkeys(best.tolist(), f"near the description of {name}")
+        best = rows[spread(evidence.features[rows], likeness, shares[place], among=NEAREST, seed=seed)]
+        picked |= dict.fromkeys(best.tolist(), f"near the description of {evidence.classes[place]}")
     rows = np.setdiff1d(free, list(picked))
     middle = rows[typical(evidence.features[rows], n - len(picked), seed=seed)]
     return picked | dict.fromkeys(middle.tolist(), "typical of many texts")
@@ -222,17 +222,31 @@ def _pick_next(free: Integers, evidence: Evidence, probabilities: Floats, n: int
     """With a classifier: row number among the candidates -> why, for n of the rows that are free."""
     picked: dict[int, str] = {}
     missing = np.maximum(0, RARE * evidence.counts.mean() - evidence.counts)
-    for place in np.flatnonzero(missing).tolist():
+    shares = _shared_out(
+        min(round(RARE_SHARE * n), round(missing.sum())), missing, seed=[seed, int(evidence.counts.sum())]
+    )
+    for place in np.flatnonzero(shares).tolist():
         rows = np.setdiff1d(free, list(picked))
         unknown = evidence.counts[place] == 0  # to the classifier
         likely = evidence.features[rows] @ evidence.class_features[place] if unknown else probabilities[rows, place]
-        share = round(min(missing[place], RARE_SHARE * n * missing[place] / missing.sum()))
-        best = rows[spread(evidence.features[rows], likely, share, among=1, seed=seed)]
+        best = rows[spread(evidence.features[rows], likely, shares[place], among=1, seed=seed)]
         picked |= dict.fromkeys(best.tolist(), f"likely {evidence.classes[place]}, which is rare so far")
     rows = np.setdiff1d(free[~evidence.in_doubt[free]], list(picked))
     margin = margins(probabilities[rows])
     best = spread(evidence.features[rows], -margin, n - len(picked), among=UNSURE, seed=seed)
     return picked | {int(rows[i]): f"least sure (margin {margin[i]:.2f})" for i in best}
+
+
+def _shared_out(n: int, weights: Floats, *, seed: list[int]) -> Integers:
+    """n texts shared out to classes by their weights; what is left over goes to the largest remainders, else by chance.
+
+    Example: 4 texts, weights 0, 1, 1, 2 -> 0, 1, 1, 2; one text less -> 0, 1, 0, 2 or 0, 0, 1, 2.
+    """
+    exact = n * weights / max(float(weights.sum()), 1e-12)
+    shares: Integers = np.floor(exact).astype(np.int64)
+    chance = np.random.default_rng(seed).permutation(len(weights))
+    shares[np.lexsort((chance, shares - exact))[: n - int(shares.sum())]] += 1
+    return shares
 
 
 def _spread(ranked: pd.DataFrame, groups: Collection[int]) -> pd.DataFrame:

@@ -2,7 +2,8 @@
 
 Pure. A look at the test set spends alpha (see evaluation.lower_bound). Looks are chosen by labels of the validation
 set, and a classifier is brought back by them, never by test labels: so which classifiers are looked at does not depend
-on the test set, and the union bound over the looks holds however long the run goes on.
+on the test set, but for the two numbers by which the LLM's confidence is calibrated (see agreement), and the union
+bound over the looks holds however long the run goes on.
 
 Source: the end by unchanged predictions, Bloodgood and Vijay-Shanker 2009 (arXiv:1409.5165).
 """

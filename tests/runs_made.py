@@ -92,7 +92,7 @@ class WordClassifier:
         (folder / "weights.json").write_text(json.dumps(weights), "utf-8")
         (folder / "training.json").write_text(json.dumps(self.training), "utf-8")
 
-    def rescale(self, *, log_prior: Sequence[float] | None = None, temperature: float = 1.0) -> None:
+    def rescale(self, *, temperature: float = 1.0, log_prior: Sequence[float] | None = None) -> None:
         """Its probabilities stay as they are."""
 
     @classmethod

@@ -81,8 +81,8 @@ def test_rescaled_probabilities_are_those_of_the_saved_folder_in_plain_transform
 
     classifier = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=replaced(min_steps=20))
     before = np.log(classifier.predict_proba(TEXTS))
-    classifier.rescale(log_prior=[0.5, 0.0, -1.0], temperature=2.0)
-    raised = np.exp((before + np.array([0.5, 0.0, -1.0])) / 2)
+    classifier.rescale(temperature=2.0, log_prior=[0.5, 0.0, -1.0])
+    raised = np.exp(before / 2 + np.array([0.5, 0.0, -1.0]))
     expected = raised / raised.sum(axis=1, keepdims=True)
     assert classifier.predict_proba(TEXTS) == pytest.approx(expected, abs=1e-5)
     classifier.save(tmp_path / "saved")

@@ -278,10 +278,23 @@ def test_a_class_with_few_texts_is_not_doubted_away() -> None:
     doubts = doubt(features, labels, [None] * 60, classes=CLASSES, seed=0)
     targets = soft_targets(features, labels, [None] * 60, classes=CLASSES, seed=0)
     assert doubts[rare].mean() > 0.5
-    assert 1 - targets[rare, 2].mean() == pytest.approx(0.25)
+    assert 1 - targets[rare, 2].mean() == pytest.approx(0.25 * 2 / 16)
     others = [i for i in range(60) if labels[i] == CLASSES[0]]
     assert doubts[others].mean() < 0.25
     assert targets[others, 0] == pytest.approx(1 - doubts[others])
+
+
+@pytest.mark.parametrize(("texts", "most"), [(1, 0.0), (5, 0.0625), (9, 0.125), (17, 0.25), (20, 0.25)])
+def test_a_class_may_be_doubted_the_less_the_fewer_texts_it_has(texts: int, most: float) -> None:
+    features, corners = clusters(60)
+    labels = [CLASSES[corner % 2] for corner in corners]
+    confidence = np.full(60, 0.95)
+    odd = list(range(texts))  # spread over the clusters, and the LLM was not sure of them
+    for i in odd:
+        labels[i], confidence[i] = CLASSES[2], 0.2
+    assert doubt(features, labels, confidence, classes=CLASSES, seed=0)[odd].mean() > 0.25
+    targets = soft_targets(features, labels, confidence, classes=CLASSES, seed=0)
+    assert 1 - targets[odd, 2].mean() == pytest.approx(most)
 
 
 @pytest.mark.filterwarnings("error")

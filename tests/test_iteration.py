@@ -90,3 +90,6 @@ def test_a_class_that_the_pool_hardly_has_becomes_less_likely_unless_balance_is_
     assert plain.predict_proba(unknown) == pytest.approx(again.predict_proba(unknown), abs=1e-6)
     odds = [np.log(p[0] / p[1]) for p in (c.predict_proba(unknown)[0] for c in (corrected, plain))]
     assert odds[0] > odds[1] + 1
+    # It is calibrated before that: its validation texts are of the batches, as its train set is.
+    assert corrected.training["temperature"] == pytest.approx(again.training["temperature"])
+    assert odds[0] - odds[1] == pytest.approx(corrected.training["log_prior"][0] - corrected.training["log_prior"][1])

@@ -139,6 +139,21 @@ def test_class_with_few_labels_so_far_is_looked_for(labels_of_c):
     assert set(found) <= set(IDS[200:205])
 
 
+def test_of_many_classes_not_only_the_first_ones_are_looked_for():
+    names = [f"class {i}" for i in range(77)]
+    rows, described = around(np.eye(80)[0], 200, seed=0), np.eye(80)[:77]
+    nothing = weigh(rows, described, classes=names, labelled=rows[:0], labels=[], doubts=[])
+    first = choose(candidates(range(200)), n=40, seed=0, strategy="auto", evidence=nothing)["why"]
+    near = first[first.str.startswith("near the description")].str.extract(r"(\d+)$")[0].astype(int)
+    assert len(near) == near.nunique() == 16  # half of 32 texts
+    assert near.max() > 40
+    more = weigh(rows[40:], described, classes=names, labelled=rows[:40], labels=names[:40], doubts=[0.0] * 40)
+    later = choose(candidates(range(160)), n=40, seed=0, strategy="auto", evidence=more)["why"]
+    rare = later[later.str.endswith("rare so far")].str.extract(r"class (\d+),")[0].astype(int)
+    assert len(rare) == rare.nunique() == 10  # 0.3 of 32 texts
+    assert rare.min() >= 40
+
+
 @pytest.mark.parametrize(
     ("doubts", "chased"),
     [([0.9, 0.9, 0.9], False), ([0.9, 0.9, 0.1], True), ([0.0, 0.0, 0.0], True)],

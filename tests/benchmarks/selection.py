@@ -149,7 +149,7 @@ class Case:
 def labels_to_reach(curve: "pd.Series[float]", target: float) -> float:
     """Labels at which a curve (accuracy by labels) first reaches the target, between two batches by the straight line.
 
-    Example: 0.7 at 40 and 0.8 at 80 labels reach 0.75 at 60; a curve that stays below ends one batch after its last.
+    Example: 0.7 at 40 and 0.8 at 80 labels reach 0.75 at 60; a curve that stays below never does (inf).
     """
     before: tuple[float, float] | None = None
     for labels, accuracy in curve.items():
@@ -158,7 +158,7 @@ def labels_to_reach(curve: "pd.Series[float]", target: float) -> float:
                 return float(labels)
             return before[0] + (labels - before[0]) * (target - before[1]) / (accuracy - before[1])
         before = (labels, accuracy)
-    return float(curve.index[-1] + BATCH)
+    return float("inf")
 
 
 def report_labels_to_reach(curves: pd.DataFrame) -> None:

@@ -155,7 +155,6 @@ def _config(row: dict[str, Any], task: dict[str, Any], *, place: Path, url: str,
                 "train_set_increment": row["step"],
                 "test_set_size": row["test"],
             },
-            "labeling": {"compare": 0},
         }
     )
 
