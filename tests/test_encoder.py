@@ -34,6 +34,14 @@ def test_token_limit_is_the_smallest_of_512_the_positions_and_the_tokenizers(tin
     assert token_limit(folder) == 99
 
 
+def test_a_tokenizer_that_cannot_fill_up_batches_is_told(tiny_base_model, tmp_path):
+    folder = shutil.copytree(tiny_base_model, tmp_path / "no_padding")
+    settings = json.loads((folder / "tokenizer_config.json").read_text("utf-8"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": None}))
+    with quiet(), pytest.raises(ClassifierError, match=r"no padding token.*training\.model_path"):
+        load("AutoTokenizer", folder)
+
+
 def test_a_model_that_writes_text_is_no_encoder(tmp_path):
     with quiet():
         model = load("AutoModelForSequenceClassification", tiny_llama(tmp_path))

@@ -84,6 +84,8 @@ def test_with_100_texts_and_one_look_90_percent_needs_96_right():
         (100, 0.9, "With 100 test texts and one look, 0.90 needs 96 right; at a fifth look it would be 99."),
         (40, 0.9, "With 40 test texts and one look, 0.90 needs 40 right; at a fifth look not even all would do."),
         (35, 0.9, "35 test texts cannot show 0.90, even all right: it takes 36. "),
+        (400, 0.975, "With 400 test texts and one look, 0.975 needs 397 right; at a fifth look it would be 399."),
+        (3000, 0.999, "3000 test texts cannot show 0.999, even all right: it takes 3688. "),
         (500, 1.0, "No test set can show 1.00: lower system.required_accuracy."),
     ],
 )

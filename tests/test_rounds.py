@@ -24,7 +24,7 @@ from nbhelpers.labeling import label_prompt, read_test_labels, write_test_labels
 from nbhelpers.llms import usage
 from nbhelpers.looks import looks_taken
 from nbhelpers.rounds import Rounds
-from nbhelpers.run_folder import RunFolder
+from nbhelpers.run_folder import RunFolder, write_json
 from nbhelpers.run_report import warnings
 from nbhelpers.selection import random_part, validation_share
 from nbhelpers.test_set import Pool
@@ -399,7 +399,7 @@ def test_other_test_labels_are_another_look_at_the_same_classifier(
     assert len(fits.made) == 1
 
 
-def test_a_correction_for_other_class_shares_makes_another_classifier_and_a_temperature_does_not(
+def test_another_encoder_or_correction_makes_another_classifier_and_a_temperature_does_not(
     start: Start, fits: WordFits
 ) -> None:
     rounds = start(training={"max_iters": 1})
@@ -410,9 +410,10 @@ def test_a_correction_for_other_class_shares_makes_another_classifier_and_a_temp
         rounds.classifier.training.update(training)
         return iteration.measure(1, rounds.classifier, **given, balance="none", seconds=0.0).fingerprint
 
-    before = fingerprint(temperature=2.0)
-    assert before == rounds.final.fingerprint
-    assert fingerprint(log_prior=[0.5, 0.0, 0.0]) != before
+    assert fingerprint(temperature=2.0) == rounds.final.fingerprint
+    assert fingerprint(encoder="of other texts") != rounds.final.fingerprint
+    assert fingerprint(encoder=None) == rounds.final.fingerprint
+    assert fingerprint(log_prior=[0.5, 0.0, 0.0]) != rounds.final.fingerprint
 
 
 def test_the_claim_is_about_a_classifier_that_was_brought_back(
@@ -724,14 +725,17 @@ def test_a_run_killed_between_iterations_repeats_nothing_and_goes_on(
     rounds = start()
     rounds.step()
     rounds.step()
-    figures = [{**made.row, "seconds": 0} for made in rounds.done]
+    for number in (1, 2):
+        made = run.classifier(number) / "training.json"
+        write_json(made, {**json.loads(made.read_text("utf-8")), "seconds": 60.0})  # longer than it takes to load
+    figures = [made.row for made in rounds.done]
     before, calls = made_at(run), server.calls
     with LabelStore(run.labels) as store:
         again = Rounds(rounds.config, run, store)
         again.step()
         again.step()
         assert (made_at(run), server.calls, len(fits.made)) == (before, calls, 2)
-        assert [{**made.row, "seconds": 0} for made in again.done] == figures
+        assert [made.row for made in again.done] == figures
         assert again.status is None
         assert again.run_until_done()["status"] == "max_iters"
     assert len(fits.made) == 3

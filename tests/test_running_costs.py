@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from nbhelpers.alignment import FOLDER, MADE_FROM
 from nbhelpers.completions import Reply
 from nbhelpers.config import Config
 from nbhelpers.label_store import LabelStore
@@ -102,9 +103,12 @@ def test_making_counts_all_calls_and_each_training_once(
     for number, dataset, seconds in [(1, "a", 20.0), (2, "b", 30.0), (3, "a", 20.0)]:  # the third is a copy
         made = json.dumps({"dataset": dataset, "seconds": seconds})
         write_text(run.classifier(number) / "training.json", made)
-    took = making(make_config(cost=PRICES, system={"concurrency_limit": 4}), run, store)
+    config = make_config(cost=PRICES, system={"concurrency_limit": 4})
+    took = making(config, run, store)
     assert (took.dollars, took.llm_seconds, took.training_seconds) == (pytest.approx(0.006), 3.0, 50.0)
     assert took.seconds == 53.0
+    write_json(run.root / FOLDER / MADE_FROM, {"made_from": "texts", "seconds": 7.0})
+    assert making(config, run, store).training_seconds == 57.0
 
 
 @pytest.mark.parametrize(
