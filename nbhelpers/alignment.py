@@ -3,7 +3,8 @@
 The head of a saved classifier reads the first token, through a pooling layer that is often untrained; but what an
 encoder knows of a text is rather in the mean over its tokens: sentence encoders are trained so. A short training on
 unlabelled texts moves it over, once for all iterations; few labels then teach more (tests/benchmarks/few_labels.py).
-The pooling layer starts as the identity. What is made is kept in the run folder; it is a cache, safe to delete.
+The pooling layer starts as the identity; it is what it gives before its activation that is trained. What is made is
+kept in the run folder; it is a cache, safe to delete.
 
 Source: the mean as the teacher, Reimers and Gurevych 2019 (arXiv:1908.10084); that the head's input should fit the task
 before the labels do, Cluster & Tune, Shnarch et al. 2022 (doi:10.18653/v1/2022.acl-long.526).
