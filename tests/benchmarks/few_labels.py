@@ -180,8 +180,8 @@ def _report_noise(rows: pd.DataFrame) -> None:
     table = rows.pivot_table(index=cases, columns=["noise", "recipe"], values="accuracy")
     for noise in sorted(set(rows["noise"]) - {0.0}):
         wanted = [(rate, recipe) for recipe in ("ours", "plain") for rate in (0.0, noise)]
-        if set(wanted) <= set(table.columns):
-            both = table[wanted].dropna()
+        both = table[wanted].dropna() if set(wanted) <= set(table.columns) else table.head(0)
+        if len(both):
             lost = {name: float((both[(0.0, name)] - both[(noise, name)]).mean()) for name in ("ours", "plain")}
             print(
                 f"\nnoise {noise}: ours loses {lost['ours']:.3f}, plain {lost['plain']:.3f}, "
