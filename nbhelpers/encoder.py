@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 LONGEST = 512  # tokens
 TOKENS_PER_BATCH, TEXTS_PER_BATCH, TEXTS_PER_BLOCK = 4096, 128, 8192  # a block's token ids are held at once
+ANOTHER = "Set training.model_path to one such as 'distilbert/distilbert-base-uncased'."
 OFFSET_POSITIONS = ("roberta", "camembert", "mpnet", "data2vec-text", "ibert", "luke", "xmod")
 
 
@@ -33,7 +34,7 @@ def token_lengths(texts: Sequence[str], base_model: Path | str) -> np.ndarray[An
     """
     lengths: list[int] = []
     with quiet():
-        tokenizer = load("AutoTokenizer", base_model)
+        tokenizer = load_tokenizer(base_model)
         for start in range(0, len(texts), TEXTS_PER_BLOCK):
             lengths += map(len, encode(tokenizer, texts[start : start + TEXTS_PER_BLOCK], None))
     return np.array(lengths, dtype=np.int64)
@@ -46,27 +47,33 @@ def token_limit(base_model: Path | str) -> int:
         ClassifierError: config or tokenizer cannot be loaded.
     """
     with quiet():
-        return reads_at_most(load("AutoConfig", base_model), load("AutoTokenizer", base_model))
+        return reads_at_most(load("AutoConfig", base_model), load_tokenizer(base_model))
 
 
 def load(auto_class: str, base_model: Path | str, **options: Any) -> Any:
     """What `transformers.AUTO_CLASS.from_pretrained` gives.
 
     Raises:
-        ClassifierError: it cannot be loaded, or is a tokenizer without a token to fill batches up with.
+        ClassifierError: it cannot be loaded.
     """
     import transformers
 
     try:
-        loaded = getattr(transformers, auto_class).from_pretrained(base_model, **options)
-        if auto_class == "AutoTokenizer" and loaded.pad_token is None:
-            raise ValueError("its tokenizer has no padding token")
-        return loaded
+        return getattr(transformers, auto_class).from_pretrained(base_model, **options)
     except Exception as error:  # transformers, tokenizers and safetensors raise their own, and bare, exceptions
-        raise ClassifierError(
-            f"{base_model} cannot be loaded as a text encoder ({error}). Set training.model_path to one such as "
-            "'distilbert/distilbert-base-uncased'."
-        ) from error
+        raise ClassifierError(f"{base_model} cannot be loaded as a text encoder ({error}). {ANOTHER}") from error
+
+
+def load_tokenizer(base_model: Path | str) -> Any:
+    """The encoder's tokenizer.
+
+    Raises:
+        ClassifierError: it cannot be loaded, or has no token to fill batches up with.
+    """
+    tokenizer = load("AutoTokenizer", base_model)
+    if tokenizer.pad_token is None:
+        raise ClassifierError(f"The tokenizer of {base_model} has no padding token. {ANOTHER}")
+    return tokenizer
 
 
 def load_to_train(auto_class: str, base_model: Path | str, **options: Any) -> tuple[Any, Any]:
@@ -79,7 +86,7 @@ def load_to_train(auto_class: str, base_model: Path | str, **options: Any) -> tu
     if device.type == "cpu":
         options["attn_implementation"] = "eager"  # its backward pass is a quarter to a third faster than sdpa's there
     model = load(auto_class, base_model, dtype="float32", **options)
-    return model.to(device), load("AutoTokenizer", base_model)
+    return model.to(device), load_tokenizer(base_model)
 
 
 def token_batches(lengths: Sequence[int]) -> Iterator[list[int]]:
@@ -126,8 +133,7 @@ def output_layer(model: Any) -> torch.nn.Linear:
     layers = _linear_layers_to_the_output(model)
     if not layers or layers[-1].bias is None:
         raise ClassifierError(
-            f"A model of type {model.config.model_type} is no text encoder with a usual head. "
-            "Set training.model_path to one such as 'distilbert/distilbert-base-uncased'."
+            f"A model of type {model.config.model_type} is no text encoder with a usual head. {ANOTHER}"
         )
     return layers[-1]
 

@@ -141,7 +141,7 @@ def what_can_be_shown(total: int, target: float) -> str:
     Raises:
         EvaluationError: as `smallest_correct`.
     """
-    shown = max(f"{target:.2f}", f"{target:g}", key=len)
+    shown = target_as_set(target)
     first, fifth = (smallest_correct(total, target, look=look) for look in (1, 5))
     if first is not None:
         later = "not even all would do" if fifth is None else f"it would be {fifth}"
@@ -153,6 +153,11 @@ def what_can_be_shown(total: int, target: float) -> str:
         f"{total} test texts cannot show {shown}, even all right: it takes {needed}. "
         "Raise training.test_set_size, or lower system.required_accuracy."
     )
+
+
+def target_as_set(target: float) -> str:
+    """With two decimals at least, and never rounded. Example: 0.9 -> 0.90, 0.975 -> 0.975."""
+    return max(f"{target:.2f}", f"{target:g}", key=len)
 
 
 def texts_to_hold(wanted: int, *, seen: int, total: int) -> int:

@@ -79,7 +79,7 @@ def _compute(texts: list[str], base_model: Path) -> Features:
 
     with encoder.quiet(), progress_bar(len(texts), desc="features of the texts", unit="text") as bar:
         device = encoder.best_device()
-        tokenizer = encoder.load("AutoTokenizer", base_model)
+        tokenizer = encoder.load_tokenizer(base_model)
         model = encoder.load("AutoModel", base_model, dtype="float32").to(device).eval()
         limit = min(MAX_TOKENS, encoder.reads_at_most(model.config, tokenizer))
         low_precision = encoder.bfloat16_pays(device)

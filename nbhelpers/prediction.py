@@ -17,7 +17,7 @@ import pandas as pd
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ConfigError, RunFolderError
-from nbhelpers.evaluation import accuracy_interval
+from nbhelpers.evaluation import accuracy_interval, target_as_set
 from nbhelpers.human_labels import human_labels
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
@@ -45,12 +45,12 @@ def final_classifier(run: RunFolder) -> tuple[int, Classifier]:
 def how_good(run: RunFolder) -> str:
     """What may be expected of the final classifier, in a sentence."""
     report = run.read_json(run.report, made_by="04_train")
-    final, target = report.get("final"), report["target"]
+    final, target = report.get("final"), target_as_set(report["target"])
     if final is None:
         raise RunFolderError(f"No iteration is finished in {run.name}. Run 04_train first.")
     reached = "reached the target" if report["status"] == "target_reached" else "did NOT reach the target"
     return (
-        f"{final['classifier']} {reached} of {target:.2f} ({report['status']}): accuracy against the LLM's labels "
+        f"{final['classifier']} {reached} of {target} ({report['status']}): accuracy against the LLM's labels "
         f"{final['accuracy']:.3f}, 95 % interval {final['accuracy_low']:.3f} to {final['accuracy_high']:.3f}."
     )
 

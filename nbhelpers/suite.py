@@ -14,6 +14,7 @@ from typing import Any
 
 from nbhelpers.config import Config, find_file, load_config
 from nbhelpers.errors import NbhelpersError, RunFolderError
+from nbhelpers.evaluation import target_as_set
 from nbhelpers.ingest import input_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import check_llms
@@ -93,7 +94,7 @@ def summarize(config: Config, run: RunFolder, *, say: Say = print) -> int:
     say("")
     say(f"{'Target reached' if reached else 'Finished without reaching the target'} ({report['status']}).")
     agreement = _share(final["accuracy"], final["accuracy_low"], final["accuracy_high"])
-    say(f"  accuracy against the LLM's labels  {agreement}  (target {report['target']:.2f})")
+    say(f"  accuracy against the LLM's labels  {agreement}  (target {target_as_set(report['target'])})")
     if report["stop_rule"] == "lower_bound":
         claim = report["claim"]
         sure = f"{claim['confidence']:.0%} sure, looks at the test set: {claim['looks']}"

@@ -15,6 +15,7 @@ from nbhelpers.evaluation import (
     evaluate,
     lower_bound,
     smallest_correct,
+    target_as_set,
     texts_to_hold,
     what_can_be_shown,
 )
@@ -76,6 +77,13 @@ def test_with_100_texts_and_one_look_90_percent_needs_96_right():
     assert smallest_correct(100, 0.9, look=5) == 99  # P(98 or more | 0.9) = 0.0019 > 0.05 / 30
     assert smallest_correct(35, 0.9) is None
     assert smallest_correct(36, 0.9) == 36  # 0.9 ** 36 = 0.0225 <= 0.025 < 0.9 ** 35
+
+
+@pytest.mark.parametrize(
+    ("target", "said"), [(0.9, "0.90"), (0.95, "0.95"), (0.975, "0.975"), (0.999, "0.999"), (1.0, "1.00")]
+)
+def test_a_target_is_never_rounded(target, said):
+    assert target_as_set(target) == said
 
 
 @pytest.mark.parametrize(

@@ -68,19 +68,17 @@ KEYS = ["data", "seed", "recipe", "size", "selection", "noise", "rare"]
 
 def measure(case: Case, chosen: list[int], recipe: str, *, noise: float, balance: str) -> dict[str, Any]:
     """Figures on the test split of a classifier that is trained on the chosen texts."""
-    known = case.train(chosen)
-    if recipe in ("aligned", "ours"):
-        case.aligned  # noqa: B018 - made before the clock starts
+    known, base = case.train(chosen), case.aligned if recipe in ("aligned", "ours") else find_model(case.model)
     started = time.process_time()
     if recipe in ("frozen", "setfit"):
-        given, found = _with_a_linear_head(case, known, recipe)
+        given, found = _with_a_linear_head(case, known, recipe, base)
         proba = np.zeros((len(case.test), len(case.classes)))
         proba[:, [case.classes.index(name) for name in found]] = given
     elif recipe == "original":
-        texts, labels, base = known["text"].tolist(), known["label"].tolist(), find_model(case.model)
+        texts, labels = known["text"].tolist(), known["label"].tolist()
         proba = original_style.predict(texts, labels, case.test, classes=case.classes, base_model=base, seed=case.seed)
     else:
-        proba = _fine_tune(case, known, chosen, recipe, balance)
+        proba = _fine_tune(case, known, chosen, recipe, balance, base)
     seconds = time.process_time() - started
     best = proba.argmax(axis=1)
     predicted, true, rare = [case.classes[place] for place in best], case.true, case.classes[-1]
@@ -101,16 +99,15 @@ def measure(case: Case, chosen: list[int], recipe: str, *, noise: float, balance
     }
 
 
-def _with_a_linear_head(case: Case, known: pd.DataFrame, recipe: str) -> tuple[Any, list[str]]:
+def _with_a_linear_head(case: Case, known: pd.DataFrame, recipe: str, base: Path) -> tuple[Any, list[str]]:
     labels = known["label"].tolist()
     if recipe == "setfit":
-        base = find_model(case.model)
         return setfit_style.predict(known["text"].tolist(), labels, case.test, base_model=base, seed=case.seed)
     model = LogisticRegression(C=1.0, max_iter=500).fit(case.rows[known.index], labels)
     return model.predict_proba(case.test_rows), model.classes_.tolist()
 
 
-def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, balance: str) -> Any:
+def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, balance: str, base: Path) -> Any:
     labels = known["label"].tolist()
     targets = None
     if recipe in ("soft", "ours"):
@@ -123,7 +120,7 @@ def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, 
         known["text"].tolist(),
         labels,
         classes=case.classes,
-        base_model=case.aligned if recipe in ("aligned", "ours") else find_model(case.model),
+        base_model=base,
         settings=settings,
         targets=targets,
     )

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 import transformers
+from plain_trainer import rows_of, trainer
+from scipy.special import softmax
 
 from nbhelpers import encoder
 
@@ -29,33 +31,18 @@ def predict(
         transformers.set_seed(seed)
         tokenizer = transformers.AutoTokenizer.from_pretrained(base_model)
         model = transformers.AutoModelForSequenceClassification.from_pretrained(base_model, num_labels=len(classes))
-        places = [classes.index(label) for label in labels]
-        arguments = transformers.TrainingArguments(
+        rows = rows_of(tokenizer, texts, [classes.index(label) for label in labels])
+        made = trainer(
+            model,
+            tokenizer,
+            rows,
             output,
             num_train_epochs=3,
             learning_rate=5e-5,
-            per_device_train_batch_size=16,
-            per_device_eval_batch_size=64,
             warmup_steps=100,
             weight_decay=0.01,
             seed=seed,
-            use_cpu=True,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
         )
-        trainer = transformers.Trainer(
-            model,
-            arguments,
-            train_dataset=_rows(tokenizer, texts, places),
-            data_collator=transformers.DataCollatorWithPadding(tokenizer),
-        )
-        trainer.train()
-        logits = trainer.predict(_rows(tokenizer, unseen, [0] * len(unseen))).predictions
-    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-
-
-def _rows(tokenizer: Any, texts: Sequence[str], places: Sequence[int]) -> list[dict[str, Any]]:
-    tokens = tokenizer(list(texts), truncation=True, max_length=512)
-    return [{name: tokens[name][i] for name in tokens} | {"labels": place} for i, place in enumerate(places)]
+        made.train()
+        logits = made.predict(rows_of(tokenizer, unseen, [0] * len(unseen))).predictions  # the labels are not used
+    return softmax(logits, axis=1)

@@ -25,7 +25,7 @@ def predict(
     """The probabilities of unseen texts, a row each and a column a class that has a label; and these classes."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model, tokenizer = (encoder.load(kind, base_model) for kind in ("AutoModel", "AutoTokenizer"))
+        model, tokenizer = encoder.load("AutoModel", base_model), encoder.load_tokenizer(base_model)
         tokens = encoder.encode(tokenizer, texts, TOKENS)
         pairs = _pairs(np.array(labels), PAIRS * len(texts), np.random.default_rng(seed))
         optimizer = torch.optim.AdamW(model.parameters(), lr=RATE)

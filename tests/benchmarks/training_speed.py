@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
+from plain_trainer import rows_of, trainer
 
 from nbhelpers import encoder
 from nbhelpers.models import find_model
@@ -54,9 +55,7 @@ def trainers_way(
     """Texts a second of transformers' Trainer; `pad` pads every text to 512 tokens."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(classes))
-    pad = options.pop("pad", False)
-    tokens = tokenizer(texts, truncation=True, max_length=512, padding="max_length" if pad else False)
-    rows = [{name: tokens[name][i] for name in tokens} | {"labels": label} for i, label in enumerate(labels)]
+    rows = rows_of(tokenizer, texts, labels, pad=options.pop("pad", False))
     stamps: list[float] = []
 
     class Stamp(transformers.TrainerCallback):
@@ -64,19 +63,9 @@ def trainers_way(
             stamps.append(time.perf_counter())
 
     with tempfile.TemporaryDirectory() as output:
-        arguments = transformers.TrainingArguments(
-            output,
-            per_device_train_batch_size=BATCH,
-            max_steps=steps,
-            use_cpu=True,
-            report_to=[],
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            **options,
-        )
-        collate = transformers.DataCollatorWithPadding(tokenizer)
-        transformers.Trainer(model, arguments, train_dataset=rows, data_collator=collate, callbacks=[Stamp()]).train()
+        made = trainer(model, tokenizer, rows, output, max_steps=steps, **options)
+        made.add_callback(Stamp())
+        made.train()
     return _rate(stamps)
 
 
