@@ -69,9 +69,9 @@ def train(
 ) -> Classifier:
     """Trains, calibrates and saves classifier `number`; one made from the same labels and settings is loaded instead.
 
-    Labels are trained on as far as they are believed. Probabilities are calibrated on the validation set, by a
-    temperature, and then corrected for the class shares of the pool, but with balance "none"; both are part of what is
-    saved.
+    Labels are trained on as far as they are believed, beside texts of the pool that have none. Probabilities are
+    calibrated on the validation set, by a temperature, and then corrected for the class shares of the pool, but with
+    balance "none"; both are part of what is saved.
 
     Args:
         number: the iteration's. Classifiers from it on, made from other labels, are removed.
@@ -100,22 +100,21 @@ def train(
     classes, base_model = config.classification.classes, config.training.model_path
     validation = usable[usable["split"] == "validation"]
     held_out = validation[["text", "label"]].to_json(orient="values")
-    counts = [int((texts["label"] == name).sum()) for name in classes]
-    log_prior = None if balance == "none" else log_correction(counts, shares)
     wanted = {
         "dataset": _hash(dataset),
         "calibration": asdict(read_calibration(run)),  # of the LLM's confidence, by which labels are believed
         "validation": _hash(held_out),
         "base_model": base_model,
         "classes": classes,
-        "log_prior": log_prior,
     }
     kept = _load_if_made_from(run.classifier(number), {**wanted, "settings": settings.fingerprint()})
-    if kept is not None:
+    if kept is not None and kept.training["log_prior"] == _log_prior(kept, shares, balance):
         return kept
     run.forget_iterations(number)
     base = aligned_encoder(pool, base_model=base_model, seed=config.system.seed, run=run)
     targets = believed_labels(texts, config=config, run=run)
+    apart = set(labels["text"])  # the validation set's, too, and those that no LLM could label
+    unlabelled = [text for text in pool if text not in apart]
     with progress_bar(None, desc=f"training classifier_{number}", unit="step") as bar:
         classifier = fit(
             texts["text"].tolist(),
@@ -124,13 +123,17 @@ def train(
             base_model=base,
             settings=settings,
             targets=targets,
+            unlabelled=unlabelled,
             progress=counter(bar),
         )
     places = [classes.index(label) for label in validation["label"]]
     temperature = fit_temperature(classifier.predict_proba(validation["text"].tolist()), places)
+    log_prior = _log_prior(classifier, shares, balance)
     # In this order: the validation set has the class shares of the batches, as the train set has, not the pool's.
     classifier.rescale(temperature=temperature, log_prior=log_prior)
-    classifier.training.update(wanted, encoder=how_made(run).get("made_from"), temperature=temperature)
+    classifier.training.update(
+        wanted, encoder=how_made(run).get("made_from"), temperature=temperature, log_prior=log_prior
+    )
     write_text(run.dataset(number), dataset)
     classifier.save(run.classifier(number))
     return classifier
@@ -216,6 +219,10 @@ def predicted_right(classifier: Classifier, labels: pd.DataFrame) -> list[bool]:
     """For each labelled text, whether the classifier says the same."""
     said = predict(classifier, labels["text"])[0] if len(labels) else []
     return [one == label for one, label in zip(said, labels["label"], strict=True)]
+
+
+def _log_prior(classifier: Classifier, shares: pd.DataFrame, balance: str) -> list[float] | None:
+    return None if balance == "none" else log_correction(classifier.training["learnt_from"], shares)
 
 
 def _load_if_made_from(folder: Path, wanted: dict[str, Any]) -> Classifier | None:

@@ -39,9 +39,9 @@ def write_model_card(config: Config, run: RunFolder) -> Path:
     number = report["iterations"][-1]["iteration"]
     folder = run.classifier(number)
     run.require(folder, made_by="04_train")
-    settings = run.read_json(folder / "training.json", made_by="04_train")["settings"]
+    training = run.read_json(folder / "training.json", made_by="04_train")
     rows = [json.loads(line) for line in run.dataset(number).read_text("utf-8").splitlines()]
-    write_text(folder / CARD, card(config, report, truth, rows, settings))
+    write_text(folder / CARD, card(config, report, truth, rows, training))
     return folder / CARD
 
 
@@ -50,14 +50,14 @@ def card(
     report: Mapping[str, Any],
     truth: Mapping[str, Mapping[str, float]],
     rows: list[dict[str, Any]],
-    settings: Mapping[str, Any],
+    training: Mapping[str, Any],
 ) -> str:
     """The card's text: metadata between two lines of dashes, then Markdown.
 
     Args:
         report, truth: contents of report.json and truth.json.
         rows: the labels that trained the classifier, each with label and source.
-        settings: how it was trained, as in its training.json.
+        training: how it was trained, the content of its training.json.
     """
     last = report["iterations"][-1]
     labeller = f"the {config.training.test_labeler} LLM"
@@ -84,6 +84,7 @@ def card(
             for row in last["per_class"]
         ],
         train_size=len(rows),
+        unlabelled=training["unlabelled"],
         sources=sources(Counter(row["source"] for row in rows)),
         large=config.api.large_model,
         small=config.api.small_model,
@@ -98,8 +99,8 @@ def card(
         ],
         meaning=[_plain(sentence) for sentence in meaning(report, truth, labeller)],
         notes=[_plain(note) for note in report["notes"]],
-        max_tokens=settings["max_tokens"],
-        train_tokens=settings["train_tokens"],
+        max_tokens=training["settings"]["max_tokens"],
+        train_tokens=training["settings"]["train_tokens"],
         base_model=config.training.model_path,
     )
     return text

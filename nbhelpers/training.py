@@ -1,21 +1,25 @@
 """Labelled texts -> a classifier: fine-tuning for few labels on a CPU, or on a GPU if there is one.
 
+Twice, where there are unlabelled texts: a first classifier, the teacher, is trained for half as long on the labels, and
+says how probable each class is for these texts; from that, and from the labels, the second one learns, from the start.
 It trains what is saved: the encoder, but for a large table of words, and the head that plain transformers will read.
 Which texts are labelled, and how good the result is, are other modules' questions. torch is imported when it is used.
 
 Source: enough steps for few labels, Mosbach et al. 2021 (arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987);
 beside the cross-entropy a supervised contrastive loss on what the last layer reads, Gunel et al. 2021
-(arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362); rare classes by logit adjustment, Menon et al. 2021
-(arXiv:2007.07314). What was tried and lost stands in tests/benchmarks/few_labels.py and balance.py.
+(arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362); a teacher's probabilities of unlabelled texts, Du et
+al. 2021 (arXiv:2010.02194) after Xie et al. 2020 (arXiv:1911.04252); rare classes by logit adjustment, Menon et al.
+2021 (arXiv:2007.07314). What was tried and lost stands in tests/benchmarks/few_labels.py and balance.py.
 """
 
 from __future__ import annotations
 
+import copy
 import platform
 import random
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,19 +34,22 @@ from nbhelpers.training_loop import freeze_large_table, minimise, rate_by_width,
 if TYPE_CHECKING:
     import torch
 
-RECIPE = 8  # raise it when equal settings would train a different classifier than before
+RECIPE = 9  # raise it when equal settings would train a different classifier than before
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
 IMBALANCED = 5.0  # `balance: auto` weights classes from this ratio of the most to the least frequent
 CLOSENESS = 0.1  # the contrastive loss's temperature
+TEACHER = 0.5  # of the steps, which the labels alone would take: as good as all of them, in less time
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """How a classifier is trained. Equal settings, texts and threads give the same classifier on the same machine.
 
-    Training takes `epochs` passes over the texts, but not fewer than `min_steps` steps nor more than `max_steps`.
+    Training takes `epochs` passes over the labelled texts and one over the unlabelled ones, but not fewer than
+    `min_steps` steps nor more than `max_steps`.
     """
 
+    unlabelled: int = 600  # texts without a label, at most, that a teacher is asked about; 0: no teacher
     min_steps: int = 150
     epochs: float = 3.0
     max_steps: int = 3000
@@ -57,9 +64,10 @@ class TrainingSettings:
     seed: int = 0
     balance: str = "auto"
 
-    def steps(self, texts: int) -> int:
+    def steps(self, texts: int, *, unlabelled: int = 0, batch_size: int = 16) -> int:
         """Optimizer steps for a train set of this many texts. Example: 40 -> 150, 1600 -> 300."""
-        return min(max(self.min_steps, round(self.epochs * -(-texts // self.batch_size))), self.max_steps)
+        steps = round(self.epochs * -(-texts // batch_size)) + -(-unlabelled // batch_size)
+        return min(max(self.min_steps, steps), self.max_steps)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides how a classifier is trained, JSON-safe; equals its `training["settings"]`."""
@@ -74,9 +82,10 @@ def fit(
     base_model: Path | str,
     settings: TrainingSettings,
     targets: np.ndarray[Any, Any] | None = None,
+    unlabelled: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Classifier:
-    """Fine-tune an encoder on labelled texts.
+    """Fine-tune an encoder on labelled texts, and on what a first classifier makes of unlabelled ones.
 
     Args:
         texts: the train set; only the first `settings.train_tokens` tokens of each are read.
@@ -86,7 +95,12 @@ def fit(
         settings: how; the seed is part of it. Random states outside are left as they were.
         targets: (texts, classes), how likely each class is, where a label is not wholly believed (doubt.soft_targets);
             a row sums to 1. None: the labels are.
+        unlabelled: other texts of the same kind; `settings.unlabelled` of them are drawn. Without any, the classifier
+            learns from the labels alone.
         progress: called with (steps done, steps in all) after every step.
+    Returns:
+        A classifier whose training["learnt_from"] has, for each class, the texts that it learnt from: those labelled
+        so, and those for which the teacher gives this class the highest probability.
     Raises:
         ClassifierError: no texts, a label that is no class, fewer than two classes, or a model that cannot be loaded.
         ConfigError: an unknown `balance`.
@@ -95,46 +109,38 @@ def fit(
 
     _check(texts, labels, classes)
     started = time.perf_counter()
-    place = {name: i for i, name in enumerate(classes)}
     if targets is None:
-        targets = np.eye(len(classes))[[place[label] for label in labels]]
-    device = encoder.best_device()
-    table = describe_balance({name: list(labels).count(name) for name in classes}, settings.balance)
+        targets = np.eye(len(classes))[[list(classes).index(label) for label in labels]]
+    drawn = random.Random(settings.seed).sample(list(unlabelled), min(settings.unlabelled, len(unlabelled)))
     with encoder.quiet(), torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model, tokenizer = _new_model(base_model, classes)
         tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
-        freeze_large_table(model)
-        tokens = encoder.encode(tokenizer, texts, min(settings.train_tokens, tokenizer.model_max_length))
-        long = max(1, int(np.quantile([len(ids) for ids in tokens], 0.9)))
-        size = min(settings.batch_size, max(4, settings.batch_tokens // long))
-        steps = replace(settings, batch_size=size).steps(len(texts))
-        goals = torch.tensor(targets, dtype=torch.float32, device=device)
-        batches = train_batches([len(ids) for ids in tokens], size, random.Random(settings.seed))
-
-        def loss(model: Any, rows: list[int]) -> torch.Tensor:
-            read: list[torch.Tensor] = []  # by the last layer
-            hook = encoder.output_layer(model).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-            logits = model(**encoder.padded(tokenizer, [tokens[row] for row in rows], device)).logits
-            hook.remove()
-            contrast = _contrastive_loss(read[0].float(), goals[rows].argmax(dim=1))
-            return torch.nn.functional.cross_entropy(logits.float(), goals[rows]) + settings.contrast * contrast
-
-        groups = _parameter_groups(model, settings)
-        minimise(model, loss, batches, parameters=groups, steps=steps, progress=progress)
+        tokens = encoder.encode(tokenizer, [*texts, *drawn], min(settings.train_tokens, tokenizer.model_max_length))
+        classifier, size = Classifier(list(classes), model, tokenizer), _batch_size(tokens, settings)
+        learnt_from = list(labels)
+        steps, first = settings.steps(len(texts), unlabelled=len(drawn), batch_size=size), 0
+        if drawn:
+            teacher = Classifier(list(classes), copy.deepcopy(model), tokenizer)
+            first = max(1, round(TEACHER * settings.steps(len(texts), batch_size=size)))
+            _learn(teacher, tokens[: len(texts)], targets, settings, first, _shifted(progress, 0, first + steps))
+            _rebalance(teacher, learnt_from, settings)
+            said = _probabilities(teacher, tokens[len(texts) :])
+            targets = np.concatenate([targets, said])
+            learnt_from += [classes[place] for place in said.argmax(axis=1)]
+        _learn(classifier, tokens, targets, settings, steps, _shifted(progress, first, first + steps))
+        _rebalance(classifier, learnt_from, settings)
         model.requires_grad_(True)
-    training = {
+    classifier.training = {
         "settings": settings.fingerprint(),
         "texts": len(texts),
-        "steps": steps,
+        "unlabelled": len(drawn),
+        "learnt_from": [learnt_from.count(name) for name in classes],
+        "steps": first + steps,
         "seconds": round(time.perf_counter() - started, 2),
-        "dtype": "bfloat16" if encoder.bfloat16_pays(device) else "float32",
+        "dtype": "bfloat16" if encoder.bfloat16_pays(model.device) else "float32",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": _version()},
     }
-    classifier = Classifier(list(classes), model, tokenizer, training)
-    # In the logits, not in the loss: there, weights do little once the train set is learned by heart.
-    log_weights = np.log(table["weight"])
-    classifier.rescale(log_prior=log_weights.fillna(log_weights.min()).tolist())
     return classifier
 
 
@@ -165,6 +171,64 @@ def describe_balance(counts: Mapping[str, int], balance: str) -> pd.DataFrame:
             weights *= raw * total / (raw * texts).sum()
     shares = texts / total if total else texts
     return pd.DataFrame({"class": list(counts), "texts": texts.astype(int), "share": shares, "weight": weights})
+
+
+def _learn(
+    classifier: Classifier,
+    tokens: list[list[int]],
+    targets: np.ndarray[Any, Any],
+    settings: TrainingSettings,
+    steps: int,
+    progress: Progress | None,
+) -> None:
+    """Trains a new classifier, in place, on texts as token ids and how probable each class is for each."""
+    import torch
+
+    model, tokenizer = classifier.model, classifier.tokenizer
+    goals = torch.tensor(targets, dtype=torch.float32, device=model.device)
+
+    def loss(model: Any, rows: list[int]) -> torch.Tensor:
+        read: list[torch.Tensor] = []  # by the last layer
+        hook = encoder.output_layer(model).register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+        logits = model(**encoder.padded(tokenizer, [tokens[row] for row in rows], model.device)).logits
+        hook.remove()
+        contrast = _contrastive_loss(read[0].float(), goals[rows].argmax(dim=1))
+        return torch.nn.functional.cross_entropy(logits.float(), goals[rows]) + settings.contrast * contrast
+
+    freeze_large_table(model)
+    lengths, rng = [len(ids) for ids in tokens], random.Random(settings.seed)
+    batches = train_batches(lengths, _batch_size(tokens, settings), rng)
+    minimise(model, loss, batches, parameters=_parameter_groups(model, settings), steps=steps, progress=progress)
+
+
+def _rebalance(classifier: Classifier, learnt_from: list[str], settings: TrainingSettings) -> None:
+    """Makes classes likelier, as `describe_balance` says of the labels that it learnt from.
+
+    In the logits, not in the loss: there, weights do little once the train set is learned by heart.
+    """
+    counts = {name: learnt_from.count(name) for name in classifier.classes}
+    log_weights = np.log(describe_balance(counts, settings.balance)["weight"])
+    classifier.rescale(log_prior=log_weights.fillna(log_weights.min()).tolist())
+
+
+def _probabilities(classifier: Classifier, tokens: list[list[int]]) -> np.ndarray[Any, Any]:
+    proba, low_precision = (
+        np.empty((len(tokens), len(classifier.classes))),
+        encoder.bfloat16_pays(classifier.model.device),
+    )
+    for rows in encoder.token_batches([len(ids) for ids in tokens]):
+        proba[rows] = classifier.predict_batch([tokens[row] for row in rows], low_precision)
+    return proba
+
+
+def _batch_size(tokens: list[list[int]], settings: TrainingSettings) -> int:
+    long = max(1, int(np.quantile([len(ids) for ids in tokens], 0.9)))
+    return min(settings.batch_size, max(4, settings.batch_tokens // long))
+
+
+def _shifted(progress: Progress | None, before: int, in_all: int) -> Progress | None:
+    """Tells of one of two trainings as of a part of both."""
+    return None if progress is None else lambda done, _: progress(before + done, in_all)
 
 
 def _check(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:

@@ -111,7 +111,7 @@ class WordFits:
         blind: of the first, second, ... classifier made: key words that it gets wrong. Those after know them all.
         before: called with the number of the fit before each.
     Attributes:
-        made: of each fit, the texts, labels and settings.
+        made: of each fit, the texts, labels, settings and unlabelled texts.
     """
 
     def __init__(
@@ -129,11 +129,13 @@ class WordFits:
         base_model: Path,
         settings: Any,
         targets: Any,
+        unlabelled: Sequence[str],
         progress: Callable[[int, int], None],
     ) -> WordClassifier:
         self.before(len(self.made) + 1)
         blind = self.blind[len(self.made)] if len(self.made) < len(self.blind) else set()
-        self.made.append({"texts": list(texts), "labels": list(labels), "settings": settings})
+        made = {"texts": list(texts), "labels": list(labels), "settings": settings, "unlabelled": list(unlabelled)}
+        self.made.append(made)
         seen: dict[str, Counter[str]] = {}
         for text, label in zip(texts, labels, strict=True):
             seen.setdefault(word_of(text), Counter())[label] += 1
@@ -141,7 +143,9 @@ class WordFits:
         for word in blind & known.keys():
             known[word] = next(name for name in classes if name != known[word])
         progress(1, 1)
-        training = {"settings": settings.fingerprint(), "fit": len(self.made)}
+        learnt_from = [list(labels).count(name) for name in classes]
+        training = {"settings": settings.fingerprint(), "fit": len(self.made), "unlabelled": 0}
+        training["learnt_from"] = learnt_from
         return WordClassifier(classes, known, Counter(labels).most_common(1)[0][0], training)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Self:

@@ -11,7 +11,7 @@ import pytest
 from key_words import FAST
 
 from nbhelpers import iteration
-from nbhelpers.class_shares import estimate_shares
+from nbhelpers.class_shares import estimate_shares, log_correction
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.iteration import train
@@ -93,3 +93,20 @@ def test_a_class_that_the_pool_hardly_has_becomes_less_likely_unless_balance_is_
     # It is calibrated before that: its validation texts are of the batches, as its train set is.
     assert corrected.training["temperature"] == pytest.approx(again.training["temperature"])
     assert odds[0] - odds[1] == pytest.approx(corrected.training["log_prior"][0] - corrected.training["log_prior"][1])
+
+
+def test_texts_without_a_label_are_learnt_from_but_those_held_out_are_not(
+    config: Config, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[list[str]] = []
+    fit = iteration.fit
+    monkeypatch.setattr(iteration, "fit", lambda *a, **k: (seen.append(k["unlabelled"]), fit(*a, **k))[1])
+    labels = labelled()
+    labels.loc[0, "label"] = None  # no LLM could label it
+    others = ["goal snow", "sun team"]
+    shares = estimate_shares(["sports"] * 60, CLASSES)
+    made = trained(config, run, labels, pool=[*labels["text"], *others], shares=shares).training
+    assert seen == [others]
+    counts = labels.loc[labels["split"] == "train", "label"].value_counts()
+    assert sum(made["learnt_from"]) == counts.sum() + 2
+    assert made["log_prior"] == log_correction(made["learnt_from"], shares)

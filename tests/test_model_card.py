@@ -18,7 +18,7 @@ from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder, write_json
 
 MakeConfig = Callable[..., Config]
-SETTINGS = {"max_tokens": 512, "train_tokens": 256}
+TRAINING = {"settings": {"max_tokens": 512, "train_tokens": 256}, "unlabelled": 431}
 ROWS = [{"label": "ham", "source": "small"}, {"label": "spam", "source": "small"}, {"label": "ham", "source": "human"}]
 TRUTH = {"classifier against the truth": {"share": 0.75, "low": 0.6, "high": 0.86, "texts": 40}}
 
@@ -26,11 +26,17 @@ TRUTH = {"classifier against the truth": {"share": 0.75, "low": 0.6, "high": 0.8
 def made(classes: list[str], *, truth: Any = (), note: str = "A note.", **last: Any) -> str:
     facts = make_facts(classes, note=note)
     report = {**facts.report, "iterations": [{**facts.report["iterations"][0], **last}]}
-    return card(facts.config, report, dict(truth), ROWS, SETTINGS)
+    return card(facts.config, report, dict(truth), ROWS, TRAINING)
 
 
 def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
+
+
+def test_it_says_that_texts_without_a_label_were_learned_from() -> None:
+    assert "learned from 431 texts without a label" in " ".join(made(["ham", "spam"]).split())
+    facts, none = make_facts(["ham", "spam"]), {**TRAINING, "unlabelled": 0}
+    assert "without a label" not in " ".join(card(facts.config, facts.report, {}, ROWS, none).split())
 
 
 def test_its_metadata_are_read_back_by_hugging_face() -> None:
@@ -47,7 +53,7 @@ def test_its_metadata_are_read_back_by_hugging_face() -> None:
 
 def test_a_base_model_in_a_folder_of_ones_own_is_no_id(make_config: MakeConfig, tmp_path: Path) -> None:
     config = make_config(training={"model_path": str(tmp_path)}, classification={"classes": ["ham", "spam"]})
-    assert ModelCard(card(config, make_facts(["ham", "spam"]).report, {}, ROWS, SETTINGS)).data.base_model is None
+    assert ModelCard(card(config, make_facts(["ham", "spam"]).report, {}, ROWS, TRAINING)).data.base_model is None
 
 
 def test_it_says_what_the_classifier_learned_from_and_how_good_it_is() -> None:

@@ -119,6 +119,12 @@ def test_steps_have_a_floor_and_a_cap(texts, steps):
     assert TrainingSettings().steps(texts) == steps
 
 
+def test_steps_read_the_unlabelled_texts_once():
+    settings = TrainingSettings()
+    assert settings.steps(200, unlabelled=600, batch_size=8) == 3 * 25 + 75
+    assert settings.steps(160, unlabelled=600, batch_size=16) == settings.min_steps
+
+
 @pytest.mark.parametrize(
     ("texts", "labels", "classes", "message"),
     [
@@ -164,6 +170,42 @@ def test_a_label_counts_as_far_as_it_is_believed(bert):
     soft = fit(texts, labels, classes=ODD_CLASSES, base_model=bert, settings=settings, targets=targets)
     assert bare[0] == pytest.approx(0.5, abs=0.15)
     assert soft.predict_proba(["goal"])[0, 0] == pytest.approx(0.95, abs=0.05)
+
+
+def test_a_teacher_says_what_is_learnt_of_unlabelled_texts(bert, monkeypatch):
+    asked, steps = [], []
+
+    def says(teacher, tokens):
+        asked.append(len(tokens))
+        return np.array([[0.0, 1.0, 0.0]] * len(tokens))
+
+    monkeypatch.setattr(module, "_probabilities", says)
+    unlabelled = ["fog", "fog fog", "fog"] * 10
+    options = {"classes": ODD_CLASSES, "base_model": bert, "progress": lambda *told: steps.append(told)}
+    classifier = fit(TEXTS, LABELS, settings=replaced(unlabelled=20), unlabelled=unlabelled, **options)
+    assert names(classifier, ["fog"]) == [ODD_CLASSES[1]]
+    assert asked == [20]  # as many as the settings say, at most
+    learnt_from = [LABELS.count(name) for name in ODD_CLASSES]
+    assert classifier.training["learnt_from"] == [learnt_from[0], learnt_from[1] + 20, learnt_from[2]]
+    assert (classifier.training["texts"], classifier.training["unlabelled"]) == (len(TEXTS), 20)
+    assert steps == [(done, 150) for done in range(1, 151)]  # 50 of the teacher's, told as one training
+    assert classifier.training["steps"] == 150
+
+
+def test_no_teacher_is_trained_where_there_is_nothing_to_ask_it(bert, monkeypatch):
+    monkeypatch.setattr(module, "_probabilities", lambda *_: pytest.fail("a teacher was asked"))
+    for few, texts in ((600, []), (0, ["fog"])):
+        settings = replaced(min_steps=2, unlabelled=few)
+        made = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=settings, unlabelled=texts).training
+        assert (made["unlabelled"], made["steps"]) == (0, 12)  # three passes
+
+
+def test_labels_stay_learnt_beside_what_a_teacher_says(bert):
+    classifier = fit(
+        TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=FAST, unlabelled=["rain sun", "goal match"] * 5
+    )
+    assert names(classifier, TEXTS) == LABELS
+    assert sum(classifier.training["learnt_from"]) == len(TEXTS) + 10
 
 
 def test_contrastive_loss_by_hand():
