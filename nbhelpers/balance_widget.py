@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import ipywidgets
 
 BALANCES = {
-    "auto": "As weights where the commonest class has five times the texts of the rarest or more, else as none.",
+    "auto": "As weights where the commonest class has eight times the texts of the rarest or more, else as none.",
     "none": "Every text counts the same. Frequent classes are learned best, and a rare one may never be predicted. "
     "Probabilities are not corrected for the class shares of the pool, either.",
     "weights": "A text of a rare class counts more: its class is found more often, with more false alarms.",

@@ -16,7 +16,7 @@ from nbhelpers.features import features
 from nbhelpers.human_labels import human_labels
 from nbhelpers.label_store import LabelStore
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.selection import Evidence, choose, kinds, random_order, random_part, validation_share, weigh
+from nbhelpers.selection import RANDOM, Evidence, choose, kinds, random_order, random_part, validation_share, weigh
 
 MOST_CANDIDATES = 20_000  # random pool texts among which the next batch is chosen
 
@@ -132,7 +132,8 @@ def settle_labels(
         batches: the small LLM's labels, as `label_chunks` gives them.
         rules, config, run, store: as for `send_on`.
     Returns:
-        The same rows, with the columns source (small, large or human) and split (train or validation).
+        The same rows, with the columns source (small, large or human), split (train or validation) and drawn (whether
+        the text was drawn at random).
     """
     labels = send_on(pd.concat(batches, ignore_index=True), rules=rules, config=config, run=run, store=store)
     human = human_labels(config, run, store).labels
@@ -142,7 +143,11 @@ def settle_labels(
     labels.loc[corrected, "reason"] = ""  # whatever became of the LLM's
     labels.loc[corrected, "confidence"] = float("nan")
     held_out = validation_share(labels["chunk_id"].tolist())
-    return labels.assign(split=["validation" if apart else "train" for apart in held_out])
+    why = store.selection().set_index("chunk_id")["why"]
+    return labels.assign(
+        split=["validation" if apart else "train" for apart in held_out],
+        drawn=labels["chunk_id"].map(why) == RANDOM,
+    )
 
 
 def _evidence(candidates: pd.DataFrame, labels: pd.DataFrame | None, config: Config, run: RunFolder) -> Evidence:

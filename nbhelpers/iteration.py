@@ -75,7 +75,8 @@ def train(
 
     Args:
         number: the iteration's. Classifiers from it on, made from other labels, are removed.
-        labels: all labels so far, with split; those of the validation set, and failed ones, are not trained on.
+        labels: all labels so far, as `settle_labels` gives them; those of the validation set, and failed ones, are not
+            trained on.
         pool: the texts that may be labelled; the encoder is aligned on them, once.
         shares: the classes' shares of the pool, as `estimate_shares` gives them.
         balance: "auto", "none" or "weights".
@@ -99,7 +100,7 @@ def train(
     settings = TrainingSettings(seed=config.system.seed, balance=balance)
     classes, base_model = config.classification.classes, config.training.model_path
     validation = usable[usable["split"] == "validation"]
-    held_out = validation[["text", "label"]].to_json(orient="values")
+    held_out = validation[["text", "label", "drawn"]].to_json(orient="values")
     wanted = {
         "dataset": _hash(dataset),
         "calibration": asdict(read_calibration(run)),  # of the LLM's confidence, by which labels are believed
@@ -127,7 +128,8 @@ def train(
             progress=counter(bar),
         )
     places = [classes.index(label) for label in validation["label"]]
-    temperature = fit_temperature(classifier.predict_proba(validation["text"].tolist()), places)
+    said = classifier.predict_proba(validation["text"].tolist())
+    temperature = fit_temperature(said, places, drawn=validation["drawn"].tolist())
     log_prior = _log_prior(classifier, shares, balance)
     # In this order: the validation set has the class shares of the batches, as the train set has, not the pool's.
     classifier.rescale(temperature=temperature, log_prior=log_prior)

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 RECIPE = 9  # raise it when equal settings would train a different classifier than before
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
-IMBALANCED = 5.0  # `balance: auto` weights classes from this ratio of the most to the least frequent
+IMBALANCED = 8.0  # `balance: auto` weights classes from this ratio of the most to the least frequent
 CLOSENESS = 0.1  # the contrastive loss's temperature
 TEACHER = 0.5  # of the steps, which the labels alone would take: as good as all of them, in less time
 
@@ -152,7 +152,7 @@ def describe_balance(counts: Mapping[str, int], balance: str) -> pd.DataFrame:
     Args:
         counts: texts of each class.
         balance: "none" | "weights" (inverse to a class's texts, at most 5 times the most frequent class's weight) |
-            "auto" ("weights" if the most frequent class has at least 5 times the texts of the rarest one present).
+            "auto" ("weights" if the most frequent class has at least 8 times the texts of the rarest one present).
     Returns:
         Columns class, texts, share, weight, in the order of `counts`. The mean weight of a text is 1; a class without
         texts has none (NaN). Example: 90 and 10 texts with "weights" -> 0.71 and 3.57.

@@ -116,3 +116,12 @@ def test_few_texts_move_the_temperature_little():
     assert fit_temperature(np.repeat([[0.9, 0.1]], 200, axis=0), [0] * 200) < 0.5  # always right: it was too unsure
     certain = np.array([[1.0, 0.0]])
     assert np.isfinite(fit_temperature(certain, [1]))
+
+
+def test_texts_chosen_for_being_hard_count_for_less_in_the_temperature() -> None:
+    probabilities = np.repeat([[0.9, 0.1]], 100, axis=0)
+    places = [0] * 45 + [1] * 5 + [0] * 25 + [1] * 25  # of the first half nine in ten are right, as it says
+    drawn = [True] * 50 + [False] * 50
+    every, fair = fit_temperature(probabilities, places), fit_temperature(probabilities, places, drawn=drawn)
+    assert 1.0 < fair < every
+    assert fit_temperature(probabilities, places, drawn=[True] * 100) == every

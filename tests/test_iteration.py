@@ -35,7 +35,7 @@ def labelled(n: int = 40, *, wrong: int = 0) -> pd.DataFrame:
     for i in range(n):
         name = CLASSES[i % 2]
         rows.append({"text": f"{WORDS[name][i % 3]} {i}", "label": name, "split": "train" if i % 5 else "validation"})
-    table = pd.DataFrame(rows).assign(source="small", confidence=float("nan"), reason="")
+    table = pd.DataFrame(rows).assign(source="small", confidence=float("nan"), reason="", drawn=True)
     table["chunk_id"] = [f"c{i}" for i in range(n)]
     mistaken = table.index[table["split"] == "validation"][:wrong]
     table.loc[mistaken, "label"] = [CLASSES[1 - CLASSES.index(name)] for name in table.loc[mistaken, "label"]]

@@ -221,6 +221,8 @@ def test_what_is_chosen_and_why(start: Start, fits: WordFits, store: LabelStore)
     assert counts.loc["likely of a class that is rare so far", "weather"] > 0
     assert counts.loc["random", "texts"] == 8
     assert counts.loc["least sure", "texts"] + counts.loc["likely of a class that is rare so far", "texts"] == 16
+    drawn = rounds.final.labels.set_index("chunk_id")["drawn"]
+    assert drawn.to_dict() == (store.selection().set_index("chunk_id")["why"] == "random").to_dict()
     assert examples["why"].str.fullmatch(r"least sure \(margin 0\.\d\d\)").sum() == 2
 
 
@@ -243,6 +245,7 @@ def test_random_selection_looks_at_no_features(
     rounds = start(training={"selection": "random"})
     rounds.run_until_done()
     assert set(store.selection()["why"]) == {"random"}
+    assert rounds.final.labels["drawn"].all()
 
 
 def test_an_increment_over_the_number_of_candidates_looked_at_is_filled(

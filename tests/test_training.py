@@ -88,9 +88,9 @@ def test_balance_table_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("counts", "weighted"), [((49, 10), False), ((50, 10), True), ((50, 10, 0), True), ((9, 0), False)]
+    ("counts", "weighted"), [((79, 10), False), ((80, 10), True), ((80, 10, 0), True), ((9, 0), False)]
 )
-def test_auto_weights_from_five_to_one_among_the_classes_present(counts, weighted):
+def test_auto_weights_from_eight_to_one_among_the_classes_present(counts, weighted):
     table = describe_balance({str(i): n for i, n in enumerate(counts)}, "auto")
     assert (table["weight"].dropna() != 1).any() == weighted
 

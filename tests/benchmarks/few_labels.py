@@ -66,7 +66,7 @@ from nbhelpers.doubt import soft_targets
 from nbhelpers.models import find_model
 from nbhelpers.reliability import calibration_error, reliability_table
 from nbhelpers.run_folder import RunFolder
-from nbhelpers.selection import random_part
+from nbhelpers.selection import RANDOM, random_part
 from nbhelpers.training import TrainingSettings, fit
 
 RECIPES = ("original", "frozen", "setfit", "plain", "soft", "contrast", "aligned", "taught", "ours")
@@ -138,7 +138,8 @@ def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, 
     validation = both[both["validation"]]
     places = [case.classes.index(label) for label in validation["label"]]
     if recipe == "ours":
-        temperature = fit_temperature(made.predict_proba(validation["text"].tolist()), places)
+        drawn = (validation["chunk_id"].map(case.why) == RANDOM).tolist()
+        temperature = fit_temperature(made.predict_proba(validation["text"].tolist()), places, drawn=drawn)
         correction = None if balance == "none" else _correction(case, made.training["learnt_from"], chosen)
         made.rescale(temperature=temperature, log_prior=correction)
     return made.predict_proba(case.test)
