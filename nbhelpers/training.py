@@ -20,6 +20,7 @@ import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,20 +39,21 @@ RECIPE = 9  # raise it when equal settings would train a different classifier th
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
 IMBALANCED = 8.0  # `balance: auto` weights classes from this ratio of the most to the least frequent
 CLOSENESS = 0.1  # the contrastive loss's temperature
-TEACHER = 0.5  # of the steps, which the labels alone would take: as good as all of them, in less time
+TEACHER = 0.5  # of the steps that the labels alone would take: as good a teacher as after all of them
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """How a classifier is trained. Equal settings, texts and threads give the same classifier on the same machine.
 
-    Training takes `epochs` passes over the labelled texts and one over the unlabelled ones, but not fewer than
+    Training takes `epochs` passes over the labelled texts and `unlabelled_epochs` over the others, but not fewer than
     `min_steps` steps nor more than `max_steps`.
     """
 
     unlabelled: int = 600  # texts without a label, at most, that a teacher is asked about; 0: no teacher
     min_steps: int = 150
     epochs: float = 3.0
+    unlabelled_epochs: float = 2.0
     max_steps: int = 3000
     batch_size: int = 16
     learning_rate: float | None = None  # None: by width, 1e-4 at 384 (MiniLM) and 5e-5 at 768 (DistilBERT)
@@ -66,8 +68,8 @@ class TrainingSettings:
 
     def steps(self, texts: int, *, unlabelled: int = 0, batch_size: int = 16) -> int:
         """Optimizer steps for a train set of this many texts. Example: 40 -> 150, 1600 -> 300."""
-        steps = round(self.epochs * -(-texts // batch_size)) + -(-unlabelled // batch_size)
-        return min(max(self.min_steps, steps), self.max_steps)
+        passes = self.epochs * -(-texts // batch_size) + self.unlabelled_epochs * -(-unlabelled // batch_size)
+        return min(max(self.min_steps, round(passes)), self.max_steps)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides how a classifier is trained, JSON-safe; equals its `training["settings"]`."""
@@ -118,17 +120,18 @@ def fit(
         tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
         tokens = encoder.encode(tokenizer, [*texts, *drawn], min(settings.train_tokens, tokenizer.model_max_length))
         classifier, size = Classifier(list(classes), model, tokenizer), _batch_size(tokens, settings)
-        learnt_from = list(labels)
         steps, first = settings.steps(len(texts), unlabelled=len(drawn), batch_size=size), 0
+        learn, learnt_from = partial(_learn, settings=settings, batch_size=size), list(labels)
         if drawn:
             teacher = Classifier(list(classes), copy.deepcopy(model), tokenizer)
             first = max(1, round(TEACHER * settings.steps(len(texts), batch_size=size)))
-            _learn(teacher, tokens[: len(texts)], targets, settings, first, _shifted(progress, 0, first + steps))
+            known, told = tokens[: len(texts)], _shifted(progress, 0, first + steps)
+            learn(teacher, known, targets, steps=first, progress=told)
             _rebalance(teacher, learnt_from, settings)
             said = _probabilities(teacher, tokens[len(texts) :])
             targets = np.concatenate([targets, said])
             learnt_from += [classes[place] for place in said.argmax(axis=1)]
-        _learn(classifier, tokens, targets, settings, steps, _shifted(progress, first, first + steps))
+        learn(classifier, tokens, targets, steps=steps, progress=_shifted(progress, first, first + steps))
         _rebalance(classifier, learnt_from, settings)
         model.requires_grad_(True)
     classifier.training = {
@@ -178,6 +181,8 @@ def _learn(
     tokens: list[list[int]],
     targets: np.ndarray[Any, Any],
     settings: TrainingSettings,
+    *,
+    batch_size: int,
     steps: int,
     progress: Progress | None,
 ) -> None:
@@ -197,7 +202,7 @@ def _learn(
 
     freeze_large_table(model)
     lengths, rng = [len(ids) for ids in tokens], random.Random(settings.seed)
-    batches = train_batches(lengths, _batch_size(tokens, settings), rng)
+    batches = train_batches(lengths, batch_size, rng)
     minimise(model, loss, batches, parameters=_parameter_groups(model, settings), steps=steps, progress=progress)
 
 
@@ -212,10 +217,8 @@ def _rebalance(classifier: Classifier, learnt_from: list[str], settings: Trainin
 
 
 def _probabilities(classifier: Classifier, tokens: list[list[int]]) -> np.ndarray[Any, Any]:
-    proba, low_precision = (
-        np.empty((len(tokens), len(classifier.classes))),
-        encoder.bfloat16_pays(classifier.model.device),
-    )
+    low_precision = encoder.bfloat16_pays(classifier.model.device)
+    proba = np.empty((len(tokens), len(classifier.classes)))
     for rows in encoder.token_batches([len(ids) for ids in tokens]):
         proba[rows] = classifier.predict_batch([tokens[row] for row in rows], low_precision)
     return proba

@@ -119,9 +119,9 @@ def test_steps_have_a_floor_and_a_cap(texts, steps):
     assert TrainingSettings().steps(texts) == steps
 
 
-def test_steps_read_the_unlabelled_texts_once():
+def test_steps_read_the_unlabelled_texts_twice():
     settings = TrainingSettings()
-    assert settings.steps(200, unlabelled=600, batch_size=8) == 3 * 25 + 75
+    assert settings.steps(200, unlabelled=600, batch_size=8) == 3 * 25 + 2 * 75
     assert settings.steps(160, unlabelled=600, batch_size=16) == settings.min_steps
 
 
