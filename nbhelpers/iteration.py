@@ -109,7 +109,8 @@ def train(
         "classes": classes,
     }
     kept = _load_if_made_from(run.classifier(number), {**wanted, "settings": settings.fingerprint()})
-    if kept is not None and kept.training["log_prior"] == _log_prior(kept, shares, balance):
+    counts = [int((texts["label"] == name).sum()) for name in classes]
+    if kept is not None and kept.training["log_prior"] == _log_prior(kept, counts, shares, balance):
         return kept
     run.forget_iterations(number)
     base = aligned_encoder(pool, base_model=base_model, seed=config.system.seed, run=run)
@@ -130,7 +131,7 @@ def train(
     places = [classes.index(label) for label in validation["label"]]
     said = classifier.predict_proba(validation["text"].tolist())
     temperature = fit_temperature(said, places, drawn=validation["drawn"].tolist())
-    log_prior = _log_prior(classifier, shares, balance)
+    log_prior = _log_prior(classifier, counts, shares, balance)
     # In this order: the validation set has the class shares of the batches, as the train set has, not the pool's.
     classifier.rescale(temperature=temperature, log_prior=log_prior)
     classifier.training.update(
@@ -223,8 +224,10 @@ def predicted_right(classifier: Classifier, labels: pd.DataFrame) -> list[bool]:
     return [one == label for one, label in zip(said, labels["label"], strict=True)]
 
 
-def _log_prior(classifier: Classifier, shares: pd.DataFrame, balance: str) -> list[float] | None:
-    return None if balance == "none" else log_correction(classifier.training["learnt_from"], shares)
+def _log_prior(classifier: Classifier, counts: list[int], shares: pd.DataFrame, balance: str) -> list[float] | None:
+    if balance == "none":
+        return None
+    return log_correction(counts, shares, learnt_from=classifier.training["learnt_from"])
 
 
 def _load_if_made_from(folder: Path, wanted: dict[str, Any]) -> Classifier | None:

@@ -102,7 +102,8 @@ def fit(
         progress: called with (steps done, steps in all) after every step.
     Returns:
         A classifier whose training["learnt_from"] has, for each class, the texts that it learnt from: those labelled
-        so, and those for which the teacher gives this class the highest probability.
+        so, and those for which the teacher gives this class the highest probability. It is as common in what the
+        classifier says, before it is corrected (class_shares.log_correction).
     Raises:
         ClassifierError: no texts, a label that is no class, fewer than two classes, or a model that cannot be loaded.
         ConfigError: an unknown `balance`.
@@ -127,12 +128,12 @@ def fit(
             first = max(1, round(TEACHER * settings.steps(len(texts), batch_size=size)))
             known, told = tokens[: len(texts)], _shifted(progress, 0, first + steps)
             learn(teacher, known, targets, steps=first, progress=told)
-            _rebalance(teacher, learnt_from, settings)
+            _rebalance(teacher, labels, settings)
             said = _probabilities(teacher, tokens[len(texts) :])
             targets = np.concatenate([targets, said])
             learnt_from += [classes[place] for place in said.argmax(axis=1)]
         learn(classifier, tokens, targets, steps=steps, progress=_shifted(progress, first, first + steps))
-        _rebalance(classifier, learnt_from, settings)
+        _rebalance(classifier, labels, settings)
         model.requires_grad_(True)
     classifier.training = {
         "settings": settings.fingerprint(),
@@ -206,12 +207,12 @@ def _learn(
     minimise(model, loss, batches, parameters=_parameter_groups(model, settings), steps=steps, progress=progress)
 
 
-def _rebalance(classifier: Classifier, learnt_from: list[str], settings: TrainingSettings) -> None:
-    """Makes classes likelier, as `describe_balance` says of the labels that it learnt from.
+def _rebalance(classifier: Classifier, labels: Sequence[str], settings: TrainingSettings) -> None:
+    """Makes classes likelier, as `describe_balance` says of the labels.
 
     In the logits, not in the loss: there, weights do little once the train set is learned by heart.
     """
-    counts = {name: learnt_from.count(name) for name in classifier.classes}
+    counts = {name: list(labels).count(name) for name in classifier.classes}
     log_weights = np.log(describe_balance(counts, settings.balance)["weight"])
     classifier.rescale(log_prior=log_weights.fillna(log_weights.min()).tolist())
 

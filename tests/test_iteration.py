@@ -109,4 +109,4 @@ def test_texts_without_a_label_are_learnt_from_but_those_held_out_are_not(
     assert seen == [others]
     counts = labels.loc[labels["split"] == "train", "label"].value_counts()
     assert sum(made["learnt_from"]) == counts.sum() + 2
-    assert made["log_prior"] == log_correction(made["learnt_from"], shares)
+    assert made["log_prior"] == log_correction(counts[CLASSES].tolist(), shares, learnt_from=made["learnt_from"])
