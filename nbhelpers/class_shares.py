@@ -54,7 +54,7 @@ def estimate_shares(labels: Sequence[str | None], classes: Sequence[str], *, con
 
 
 def log_correction(
-    trained_on: Sequence[int], shares: pd.DataFrame, *, learnt_from: Sequence[int] | None = None
+    trained_on: Sequence[int], shares: pd.DataFrame, *, learnt_from: Sequence[float] | None = None
 ) -> list[float]:
     """What to add to the logits of a classifier whose train set has other class shares than the pool.
 
@@ -64,7 +64,8 @@ def log_correction(
     Args:
         trained_on: labelled texts of each class in the train set.
         shares: of the pool, as `estimate_shares` gives them, in the same order.
-        learnt_from: all texts of each class that it learnt from, where there were others beside the labelled ones.
+        learnt_from: texts of each class that it learnt from, where there were others beside the labelled ones; a text
+            of which it was told probabilities counts as a part of one for each class.
     Returns:
         A number a class; 0 for one without texts, of which the classifier knows nothing. Example: 50 and 50 texts, and
         at most 0.2 of the pool in the second class -> 0.47 and -0.92.

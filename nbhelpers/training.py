@@ -101,9 +101,9 @@ def fit(
             learns from the labels alone.
         progress: called with (steps done, steps in all) after every step.
     Returns:
-        A classifier whose training["learnt_from"] has, for each class, the texts that it learnt from: those labelled
-        so, and those for which the teacher gives this class the highest probability. It is as common in what the
-        classifier says, before it is corrected (class_shares.log_correction).
+        A classifier whose training["learnt_from"] has, for each class, the texts that it learnt from, each counted as
+        far as it was told that the text is of that class. Its probabilities assume these shares, until they are
+        corrected (class_shares.log_correction).
     Raises:
         ClassifierError: no texts, a label that is no class, fewer than two classes, or a model that cannot be loaded.
         ConfigError: an unknown `balance`.
@@ -122,16 +122,14 @@ def fit(
         tokens = encoder.encode(tokenizer, [*texts, *drawn], min(settings.train_tokens, tokenizer.model_max_length))
         classifier, size = Classifier(list(classes), model, tokenizer), _batch_size(tokens, settings)
         steps, first = settings.steps(len(texts), unlabelled=len(drawn), batch_size=size), 0
-        learn, learnt_from = partial(_learn, settings=settings, batch_size=size), list(labels)
+        learn = partial(_learn, settings=settings, batch_size=size)
         if drawn:
             teacher = Classifier(list(classes), copy.deepcopy(model), tokenizer)
             first = max(1, round(TEACHER * settings.steps(len(texts), batch_size=size)))
             known, told = tokens[: len(texts)], _shifted(progress, 0, first + steps)
             learn(teacher, known, targets, steps=first, progress=told)
             _rebalance(teacher, labels, settings)
-            said = _probabilities(teacher, tokens[len(texts) :])
-            targets = np.concatenate([targets, said])
-            learnt_from += [classes[place] for place in said.argmax(axis=1)]
+            targets = np.concatenate([targets, _probabilities(teacher, tokens[len(texts) :])])
         learn(classifier, tokens, targets, steps=steps, progress=_shifted(progress, first, first + steps))
         _rebalance(classifier, labels, settings)
         model.requires_grad_(True)
@@ -139,7 +137,7 @@ def fit(
         "settings": settings.fingerprint(),
         "texts": len(texts),
         "unlabelled": len(drawn),
-        "learnt_from": [learnt_from.count(name) for name in classes],
+        "learnt_from": [round(float(n), 3) for n in targets.sum(axis=0)],
         "steps": first + steps,
         "seconds": round(time.perf_counter() - started, 2),
         "dtype": "bfloat16" if encoder.bfloat16_pays(model.device) else "float32",

@@ -108,5 +108,5 @@ def test_texts_without_a_label_are_learnt_from_but_those_held_out_are_not(
     made = trained(config, run, labels, pool=[*labels["text"], *others], shares=shares).training
     assert seen == [others]
     counts = labels.loc[labels["split"] == "train", "label"].value_counts()
-    assert sum(made["learnt_from"]) == counts.sum() + 2
+    assert sum(made["learnt_from"]) == pytest.approx(counts.sum() + 2, abs=0.01)
     assert made["log_prior"] == log_correction(counts[CLASSES].tolist(), shares, learnt_from=made["learnt_from"])

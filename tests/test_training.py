@@ -205,7 +205,7 @@ def test_labels_stay_learnt_beside_what_a_teacher_says(bert):
         TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=FAST, unlabelled=["rain sun", "goal match"] * 5
     )
     assert names(classifier, TEXTS) == LABELS
-    assert sum(classifier.training["learnt_from"]) == len(TEXTS) + 10
+    assert sum(classifier.training["learnt_from"]) == pytest.approx(len(TEXTS) + 10, abs=0.01)
 
 
 def test_contrastive_loss_by_hand():

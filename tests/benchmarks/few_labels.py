@@ -145,7 +145,7 @@ def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, 
     return made.predict_proba(case.test)
 
 
-def _correction(case: Case, known: pd.DataFrame, chosen: list[int], learnt_from: list[int]) -> list[float]:
+def _correction(case: Case, known: pd.DataFrame, chosen: list[int], learnt_from: list[float]) -> list[float]:
     reasons = case.pool.iloc[chosen][["chunk_id"]].assign(why=lambda table: table["chunk_id"].map(case.why))
     sample = random_part(case.pool, reasons, seed=case.seed)
     labels = case.pool.set_index("chunk_id")["label"].loc[sample].tolist()
