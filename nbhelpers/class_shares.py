@@ -59,7 +59,8 @@ def log_correction(
     """What to add to the logits of a classifier whose train set has other class shares than the pool.
 
     Each class's share becomes the nearest one to that in the train set that its interval in the pool allows: so
-    nothing is corrected that chance can explain, and nothing where the train set is itself a random sample.
+    nothing is corrected that chance can explain, and nothing where the train set is itself a random sample. Where other
+    texts were learnt from, too, the shares that these brought give way to the train set's.
 
     Args:
         trained_on: labelled texts of each class in the train set.

@@ -24,10 +24,10 @@ from nbhelpers.errors import ChatError, ClassifierError, ConfigError
 from nbhelpers.evaluation import Evaluation, clearly_better, evaluate
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
-from nbhelpers.training import TrainingSettings, fit
+from nbhelpers.training import TrainingSettings, draw_unlabelled, fit
 
 # What decides the classes that a classifier predicts.
-MADE_FROM = ("dataset", "calibration", "base_model", "encoder", "classes", "log_prior", "settings")
+MADE_FROM = ("dataset", "calibration", "base_model", "encoder", "classes", "read", "log_prior", "settings")
 DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
 
 
@@ -74,7 +74,8 @@ def train(
     balance "none"; both are part of what is saved.
 
     Args:
-        number: the iteration's. Classifiers from it on, made from other labels, are removed.
+        number: the iteration's. Classifiers from it on, made from other labels, or from a text that may no longer be
+            trained on, are removed.
         labels: all labels so far, as `settle_labels` gives them; those of the validation set, and failed ones, are not
             trained on.
         pool: the texts that may be labelled; the encoder is aligned on them, once.
@@ -110,13 +111,15 @@ def train(
     }
     kept = _load_if_made_from(run.classifier(number), {**wanted, "settings": settings.fingerprint()})
     counts = [int((texts["label"] == name).sum()) for name in classes]
-    if kept is not None and kept.training["log_prior"] == _log_prior(kept, counts, shares, balance):
+    apart = set(labels["text"])  # the validation set's, too, and those that no LLM could label
+    unlabelled = [text for text in pool if text not in apart]
+    still_there = kept is not None and set(kept.training["read"]) <= {_hash(text) for text in unlabelled}
+    if kept is not None and still_there and kept.training["log_prior"] == _log_prior(kept, counts, shares, balance):
         return kept
     run.forget_iterations(number)
     base = aligned_encoder(pool, base_model=base_model, seed=config.system.seed, run=run)
     targets = believed_labels(texts, config=config, run=run)
-    apart = set(labels["text"])  # the validation set's, too, and those that no LLM could label
-    unlabelled = [text for text in pool if text not in apart]
+    drawn = draw_unlabelled(unlabelled, settings)
     with progress_bar(None, desc=f"training classifier_{number}", unit="step") as bar:
         classifier = fit(
             texts["text"].tolist(),
@@ -125,17 +128,21 @@ def train(
             base_model=base,
             settings=settings,
             targets=targets,
-            unlabelled=unlabelled,
+            unlabelled=drawn,
             progress=counter(bar),
         )
     places = [classes.index(label) for label in validation["label"]]
     said = classifier.predict_proba(validation["text"].tolist())
     temperature = fit_temperature(said, places, drawn=validation["drawn"].tolist())
     log_prior = _log_prior(classifier, counts, shares, balance)
-    # In this order: the validation set has the class shares of the batches, as the train set has, not the pool's.
+    # In this order: the validation set has the class shares of the batches, not the pool's.
     classifier.rescale(temperature=temperature, log_prior=log_prior)
     classifier.training.update(
-        wanted, encoder=how_made(run).get("made_from"), temperature=temperature, log_prior=log_prior
+        wanted,
+        encoder=how_made(run).get("made_from"),
+        read=[_hash(text) for text in drawn],
+        temperature=temperature,
+        log_prior=log_prior,
     )
     write_text(run.dataset(number), dataset)
     classifier.save(run.classifier(number))
@@ -244,4 +251,4 @@ def _load_if_made_from(folder: Path, wanted: dict[str, Any]) -> Classifier | Non
 
 
 def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]

@@ -46,11 +46,12 @@ TEACHER = 0.5  # of the steps that the labels alone would take: as good a teache
 class TrainingSettings:
     """How a classifier is trained. Equal settings, texts and threads give the same classifier on the same machine.
 
-    Training takes `epochs` passes over the labelled texts and `unlabelled_epochs` over the others, but not fewer than
-    `min_steps` steps nor more than `max_steps`.
+    Training takes as many steps as `epochs` passes over the labelled texts and `unlabelled_epochs` over the others
+    would, but not fewer than `min_steps` nor more than `max_steps`; a batch has texts of both. A teacher's steps come
+    on top.
     """
 
-    unlabelled: int = 600  # texts without a label, at most, that a teacher is asked about; 0: no teacher
+    unlabelled: int = 600  # texts without a label, at most, that `draw_unlabelled` draws
     min_steps: int = 150
     epochs: float = 3.0
     unlabelled_epochs: float = 2.0
@@ -66,14 +67,20 @@ class TrainingSettings:
     seed: int = 0
     balance: str = "auto"
 
-    def steps(self, texts: int, *, unlabelled: int = 0, batch_size: int = 16) -> int:
+    def steps(self, texts: int, *, unlabelled: int = 0, batch_size: int | None = None) -> int:
         """Optimizer steps for a train set of this many texts. Example: 40 -> 150, 1600 -> 300."""
+        batch_size = batch_size or self.batch_size
         passes = self.epochs * -(-texts // batch_size) + self.unlabelled_epochs * -(-unlabelled // batch_size)
         return min(max(self.min_steps, round(passes)), self.max_steps)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides how a classifier is trained, JSON-safe; equals its `training["settings"]`."""
         return {**asdict(self), "recipe": RECIPE}
+
+
+def draw_unlabelled(texts: Sequence[str], settings: TrainingSettings) -> list[str]:
+    """The texts without a label to learn from: `settings.unlabelled` of these at random, or all if there are fewer."""
+    return random.Random(settings.seed).sample(list(texts), min(settings.unlabelled, len(texts)))
 
 
 def fit(
@@ -97,13 +104,13 @@ def fit(
         settings: how; the seed is part of it. Random states outside are left as they were.
         targets: (texts, classes), how likely each class is, where a label is not wholly believed (doubt.soft_targets);
             a row sums to 1. None: the labels are.
-        unlabelled: other texts of the same kind; `settings.unlabelled` of them are drawn. Without any, the classifier
+        unlabelled: other texts of the same kind, for which a teacher gives the targets. Without any, the classifier
             learns from the labels alone.
         progress: called with (steps done, steps in all) after every step.
     Returns:
         A classifier whose training["learnt_from"] has, for each class, the texts that it learnt from, each counted as
-        far as it was told that the text is of that class. Its probabilities assume these shares, until they are
-        corrected (class_shares.log_correction).
+        far as it was told that the text is of that class. Its probabilities assume these shares, and on top of them
+        the weights of `describe_balance`, until they are corrected (class_shares.log_correction).
     Raises:
         ClassifierError: no texts, a label that is no class, fewer than two classes, or a model that cannot be loaded.
         ConfigError: an unknown `balance`.
@@ -114,16 +121,17 @@ def fit(
     started = time.perf_counter()
     if targets is None:
         targets = np.eye(len(classes))[[list(classes).index(label) for label in labels]]
-    drawn = random.Random(settings.seed).sample(list(unlabelled), min(settings.unlabelled, len(unlabelled)))
     with encoder.quiet(), torch.random.fork_rng():
         torch.manual_seed(settings.seed)
         model, tokenizer = _new_model(base_model, classes)
         tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
-        tokens = encoder.encode(tokenizer, [*texts, *drawn], min(settings.train_tokens, tokenizer.model_max_length))
+        tokens = encoder.encode(
+            tokenizer, [*texts, *unlabelled], min(settings.train_tokens, tokenizer.model_max_length)
+        )
         classifier, size = Classifier(list(classes), model, tokenizer), _batch_size(tokens, settings)
-        steps, first = settings.steps(len(texts), unlabelled=len(drawn), batch_size=size), 0
+        steps, first = settings.steps(len(texts), unlabelled=len(unlabelled), batch_size=size), 0
         learn = partial(_learn, settings=settings, batch_size=size)
-        if drawn:
+        if len(unlabelled):
             teacher = Classifier(list(classes), copy.deepcopy(model), tokenizer)
             first = max(1, round(TEACHER * settings.steps(len(texts), batch_size=size)))
             known, told = tokens[: len(texts)], _shifted(progress, 0, first + steps)
@@ -136,7 +144,7 @@ def fit(
     classifier.training = {
         "settings": settings.fingerprint(),
         "texts": len(texts),
-        "unlabelled": len(drawn),
+        "unlabelled": len(unlabelled),
         "learnt_from": [round(float(n), 3) for n in targets.sum(axis=0)],
         "steps": first + steps,
         "seconds": round(time.perf_counter() - started, 2),

@@ -144,7 +144,7 @@ class WordFits:
             known[word] = next(name for name in classes if name != known[word])
         progress(1, 1)
         learnt_from = [list(labels).count(name) for name in classes]
-        training = {"settings": settings.fingerprint(), "fit": len(self.made), "unlabelled": 0}
+        training = {"settings": settings.fingerprint(), "fit": len(self.made), "unlabelled": len(unlabelled)}
         training["learnt_from"] = learnt_from
         return WordClassifier(classes, known, Counter(labels).most_common(1)[0][0], training)
 

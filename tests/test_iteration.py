@@ -106,7 +106,29 @@ def test_texts_without_a_label_are_learnt_from_but_those_held_out_are_not(
     others = ["goal snow", "sun team"]
     shares = estimate_shares(["sports"] * 60, CLASSES)
     made = trained(config, run, labels, pool=[*labels["text"], *others], shares=shares).training
-    assert seen == [others]
+    assert [sorted(texts) for texts in seen] == [others]
     counts = labels.loc[labels["split"] == "train", "label"].value_counts()
     assert sum(made["learnt_from"]) == pytest.approx(counts.sum() + 2, abs=0.01)
     assert made["log_prior"] == log_correction(counts[CLASSES].tolist(), shares, learnt_from=made["learnt_from"])
+
+
+def test_validation_texts_that_were_not_drawn_at_random_say_less_of_how_sure_it_may_be(
+    config: Config, run: RunFolder
+) -> None:
+    labels = labelled(wrong=4)
+    all_drawn = trained(config, run, labels).training["temperature"]
+    mistaken = labels.index[labels["split"] == "validation"][:4]
+    labels.loc[mistaken, "drawn"] = False
+    assert 1 < trained(config, run, labels).training["temperature"] < all_drawn
+
+
+def test_a_classifier_is_kept_while_all_texts_that_it_read_may_be_trained_on(config: Config, run: RunFolder) -> None:
+    labels, others = labelled(), ["goal snow", "sun team"]
+
+    def made_at(*pool: str) -> int:
+        trained(config, run, labels, pool=[*labels["text"], *pool])
+        return (run.classifier(1) / "model.safetensors").stat().st_mtime_ns
+
+    first = made_at(*others)
+    assert made_at(*others, "a text that came later") == first
+    assert made_at(others[0]) > first  # the other one may be in the test set now

@@ -12,7 +12,7 @@ from nbhelpers import encoder as loading
 from nbhelpers import training as module
 from nbhelpers.encoder import token_limit
 from nbhelpers.errors import ClassifierError, ConfigError
-from nbhelpers.training import TrainingSettings, describe_balance, fit
+from nbhelpers.training import TrainingSettings, describe_balance, draw_unlabelled, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -119,10 +119,11 @@ def test_steps_have_a_floor_and_a_cap(texts, steps):
     assert TrainingSettings().steps(texts) == steps
 
 
-def test_steps_read_the_unlabelled_texts_twice():
+def test_there_are_steps_for_two_passes_over_the_unlabelled_texts():
     settings = TrainingSettings()
     assert settings.steps(200, unlabelled=600, batch_size=8) == 3 * 25 + 2 * 75
-    assert settings.steps(160, unlabelled=600, batch_size=16) == settings.min_steps
+    assert settings.steps(160, unlabelled=600) == settings.min_steps
+    assert TrainingSettings(batch_size=8).steps(800) == 300
 
 
 @pytest.mark.parametrize(
@@ -172,40 +173,55 @@ def test_a_label_counts_as_far_as_it_is_believed(bert):
     assert soft.predict_proba(["goal"])[0, 0] == pytest.approx(0.95, abs=0.05)
 
 
-def test_a_teacher_says_what_is_learnt_of_unlabelled_texts(bert, monkeypatch):
-    asked, steps = [], []
+def test_texts_without_a_label_are_drawn_at_random_and_no_more_than_wanted():
+    texts = [f"text {i}" for i in range(30)]
+    drawn = draw_unlabelled(texts, replaced(unlabelled=20))
+    assert len(set(drawn)) == 20
+    assert (
+        drawn
+        == draw_unlabelled(texts, replaced(unlabelled=20))
+        != draw_unlabelled(texts, replaced(unlabelled=20, seed=1))
+    )
+    assert sorted(draw_unlabelled(texts, replaced(unlabelled=600))) == sorted(texts)
+    assert draw_unlabelled(texts, replaced(unlabelled=0)) == []
 
-    def says(teacher, tokens):
-        asked.append(len(tokens))
-        return np.array([[0.0, 1.0, 0.0]] * len(tokens))
 
-    monkeypatch.setattr(module, "_probabilities", says)
-    unlabelled = ["fog", "fog fog", "fog"] * 10
+def test_what_a_teacher_says_of_unlabelled_texts_is_learnt(bert, monkeypatch):
+    steps = []
+    monkeypatch.setattr(module, "_probabilities", lambda _, tokens: np.array([[0.0, 1.0, 0.0]] * len(tokens)))
     options = {"classes": ODD_CLASSES, "base_model": bert, "progress": lambda *told: steps.append(told)}
-    classifier = fit(TEXTS, LABELS, settings=replaced(unlabelled=20), unlabelled=unlabelled, **options)
+    classifier = fit(TEXTS, LABELS, settings=FAST, unlabelled=["fog", "fog fog"] * 10, **options)
     assert names(classifier, ["fog"]) == [ODD_CLASSES[1]]
-    assert asked == [20]  # as many as the settings say, at most
-    learnt_from = [LABELS.count(name) for name in ODD_CLASSES]
-    assert classifier.training["learnt_from"] == [learnt_from[0], learnt_from[1] + 20, learnt_from[2]]
+    labelled = [LABELS.count(name) for name in ODD_CLASSES]
+    assert classifier.training["learnt_from"] == [labelled[0], labelled[1] + 20, labelled[2]]
     assert (classifier.training["texts"], classifier.training["unlabelled"]) == (len(TEXTS), 20)
     assert steps == [(done, 150) for done in range(1, 151)]  # 50 of the teacher's, told as one training
     assert classifier.training["steps"] == 150
 
 
+def test_the_teacher_is_another_classifier_that_knows_the_labels(bert, monkeypatch):
+    asked, probabilities = [], module._probabilities
+    unlabelled = ["rain", "goal match goal match goal match", "sun rain", "goal"]
+
+    def says(teacher, tokens):
+        said = probabilities(teacher, tokens)
+        asked.append((teacher, names(teacher, TEXTS), teacher.predict_proba(unlabelled)))
+        assert said == pytest.approx(asked[0][2], abs=0.02)  # in the order of the texts, whatever their lengths
+        return said
+
+    monkeypatch.setattr(module, "_probabilities", says)
+    settings = replaced(min_steps=200)
+    made = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=settings, unlabelled=unlabelled)
+    [(teacher, said, _)] = asked
+    assert said == LABELS
+    assert teacher.model is not made.model
+    assert names(made, TEXTS) == LABELS
+
+
 def test_no_teacher_is_trained_where_there_is_nothing_to_ask_it(bert, monkeypatch):
     monkeypatch.setattr(module, "_probabilities", lambda *_: pytest.fail("a teacher was asked"))
-    for few, texts in ((600, []), (0, ["fog"])):
-        settings = replaced(min_steps=2, unlabelled=few)
-        made = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=settings, unlabelled=texts).training
-        assert (made["unlabelled"], made["steps"]) == (0, 12)  # three passes
-
-
-def test_labels_stay_learnt_beside_what_a_teacher_says(bert):
-    classifier = fit(
-        TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=FAST, unlabelled=["rain sun", "goal match"] * 5
-    )
-    assert names(classifier, TEXTS) == LABELS
-    assert sum(classifier.training["learnt_from"]) == pytest.approx(len(TEXTS) + 10, abs=0.01)
+    made = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=replaced(min_steps=2)).training
+    assert (made["unlabelled"], made["steps"]) == (0, 12)  # three passes
 
 
 def test_contrastive_loss_by_hand():
