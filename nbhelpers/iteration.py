@@ -119,7 +119,7 @@ def train(
     run.forget_iterations(number)
     base = aligned_encoder(pool, base_model=base_model, seed=config.system.seed, run=run)
     targets = believed_labels(texts, config=config, run=run)
-    drawn = draw_unlabelled(unlabelled, settings)
+    read = draw_unlabelled(unlabelled, settings)
     with progress_bar(None, desc=f"training classifier_{number}", unit="step") as bar:
         classifier = fit(
             texts["text"].tolist(),
@@ -128,19 +128,19 @@ def train(
             base_model=base,
             settings=settings,
             targets=targets,
-            unlabelled=drawn,
+            unlabelled=read,
             progress=counter(bar),
         )
     places = [classes.index(label) for label in validation["label"]]
     said = classifier.predict_proba(validation["text"].tolist())
     temperature = fit_temperature(said, places, drawn=validation["drawn"].tolist())
     log_prior = _log_prior(classifier, counts, shares, balance)
-    # In this order: the validation set has the class shares of the batches, not the pool's.
+    # In this order: the validation set has about the class shares of the batches, not the pool's.
     classifier.rescale(temperature=temperature, log_prior=log_prior)
     classifier.training.update(
         wanted,
         encoder=how_made(run).get("made_from"),
-        read=[_hash(text) for text in drawn],
+        read=[_hash(text) for text in read],
         temperature=temperature,
         log_prior=log_prior,
     )

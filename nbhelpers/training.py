@@ -138,6 +138,7 @@ def fit(
             learn(teacher, known, targets, steps=first, progress=told)
             _rebalance(teacher, labels, settings)
             targets = np.concatenate([targets, _probabilities(teacher, tokens[len(texts) :])])
+            del teacher  # a model's memory
         learn(classifier, tokens, targets, steps=steps, progress=_shifted(progress, first, first + steps))
         _rebalance(classifier, labels, settings)
         model.requires_grad_(True)
@@ -155,7 +156,7 @@ def fit(
 
 
 def describe_balance(counts: Mapping[str, int], balance: str) -> pd.DataFrame:
-    """What a choice of `balance` does to a train set: how much more likely `fit` makes each class.
+    """What a choice of `balance` does to a train set: how much more likely `fit` makes each class, in a teacher, too.
 
     To multiply a class's probability by its weight decides as if each of its texts were there so many times.
 
