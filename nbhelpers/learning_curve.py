@@ -17,7 +17,9 @@ from nbhelpers.money import dollars
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 POWER, POWERS = 0.5, (0.25, 1.0)  # accuracy = a - b / labels ** power
-TRAINING_NOISE = 0.015  # standard deviation of the accuracy from one training to another on equally many labels
+TRAINING_NOISE = (
+    0.015  # standard deviation of the accuracy from one training to another on equally many labels, at least
+)
 NORMAL_95 = 1.96
 
 
@@ -44,7 +46,8 @@ def extrapolate(sizes: Sequence[int], right: Sequence[Sequence[bool]], *, more: 
         more: further labels.
     Returns:
         The expected change and its 95 % margin, as shares; None where all sizes are the same. The margin allows for the
-        draw of the test set, for chance in training, and for not knowing the curve: with two points it is wide.
+        draw of the test set, for chance in training, which is the larger the further the points lie off the curve, and
+        for not knowing the curve: with two points it is wide.
         Example: half the texts right at 40 labels, three quarters at 160 -> +0.046 for another 80.
     """
     if len(set(sizes)) < 2:
@@ -55,10 +58,19 @@ def extrapolate(sizes: Sequence[int], right: Sequence[Sequence[bool]], *, more: 
     others = [float((_counts(labels, more, power) @ hits).mean()) for power in POWERS]
     variance = (
         by_text.var() / hits.shape[1]
-        + TRAINING_NOISE**2 * float(counts @ counts)
+        + max(TRAINING_NOISE**2, _scatter(labels, hits.mean(axis=1))) * float(counts @ counts)
         + ((max(others) - min(others)) / 2) ** 2
     )
     return float(by_text.mean()), NORMAL_95 * float(np.sqrt(variance))
+
+
+def _scatter(labels: Floats, accuracy: Floats) -> float:
+    """The variance of the points about the fitted line; 0 with two, which every line fits."""
+    if len(labels) < 3:
+        return 0.0
+    x = labels**-POWER
+    _, [squares], *_ = np.polyfit(x, accuracy, 1, full=True)
+    return float(squares) / (len(labels) - 2)
 
 
 def _counts(labels: Floats, more: int, power: float) -> Floats:

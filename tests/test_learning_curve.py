@@ -79,3 +79,13 @@ def test_an_outlook_is_one_line() -> None:
     assert str(Outlook(80, 0.008, 0.006, 0.312)) == "another 80 labels: +0.8 ± 0.6 points, $0.31"
     assert str(Outlook(40, -0.002, 0.01, None)) == "another 40 labels: -0.2 ± 1.0 points, price unknown"
     assert str(Outlook(40, -0.0002, 0.01, 0.004)) == "another 40 labels: +0.0 ± 1.0 points, $0.0040"
+
+
+def test_points_that_lie_off_the_curve_widen_the_margin() -> None:
+    def right(*counts: int) -> list[list[bool]]:
+        return [[i < n for i in range(120)] for n in counts]
+
+    _, smooth = extrapolate([12, 36, 60, 84], right(91, 106, 109, 111), more=24) or (0.0, 0.0)
+    gain, dipping = extrapolate([12, 36, 60, 84], right(106, 91, 107, 111), more=24) or (0.0, 0.0)
+    assert dipping > 1.3 * smooth
+    assert gain - dipping < 0 < gain + dipping
