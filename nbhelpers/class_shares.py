@@ -53,20 +53,15 @@ def estimate_shares(labels: Sequence[str | None], classes: Sequence[str], *, con
     )
 
 
-def log_correction(
-    trained_on: Sequence[int], shares: pd.DataFrame, *, learnt_from: Sequence[float] | None = None
-) -> list[float]:
+def log_correction(trained_on: Sequence[int], shares: pd.DataFrame) -> list[float]:
     """What to add to the logits of a classifier whose train set has other class shares than the pool.
 
     Each class's share becomes the nearest one to that in the train set that its interval in the pool allows: so
-    nothing is corrected that chance can explain, and nothing where the train set is itself a random sample. Where other
-    texts were learnt from, too, the shares that these brought give way to the train set's.
+    nothing is corrected that chance can explain, and nothing where the train set is itself a random sample.
 
     Args:
         trained_on: labelled texts of each class in the train set.
         shares: of the pool, as `estimate_shares` gives them, in the same order.
-        learnt_from: texts of each class that it learnt from, where there were others beside the labelled ones; a text
-            of which it was told probabilities counts as a part of one for each class.
     Returns:
         A number a class; 0 for one without texts, of which the classifier knows nothing. Example: 50 and 50 texts, and
         at most 0.2 of the pool in the second class -> 0.47 and -0.92.
@@ -74,10 +69,8 @@ def log_correction(
     """
     counts = np.array(trained_on, dtype=float)
     known = counts > 0
-    given = counts[known] / counts.sum()
-    others = counts if learnt_from is None else np.array(learnt_from, dtype=float)
-    before = others[known] / others[known].sum()
-    after = np.clip(given, shares["low"].to_numpy()[known], shares["high"].to_numpy()[known])
+    before = counts[known] / counts.sum()
+    after = np.clip(before, shares["low"].to_numpy()[known], shares["high"].to_numpy()[known])
     correction = np.zeros(len(counts))
     correction[known] = np.log(after / after.sum()) - np.log(before)
     return [float(number) for number in correction]

@@ -114,7 +114,8 @@ def train(
     apart = set(labels["text"])  # the validation set's, too, and those that no LLM could label
     unlabelled = [text for text in pool if text not in apart]
     still_there = kept is not None and set(kept.training["read"]) <= {_hash(text) for text in unlabelled}
-    if kept is not None and still_there and kept.training["log_prior"] == _log_prior(kept, counts, shares, balance):
+    log_prior = None if balance == "none" else log_correction(counts, shares)
+    if kept is not None and still_there and kept.training["log_prior"] == log_prior:
         return kept
     run.forget_iterations(number)
     base = aligned_encoder(pool, base_model=base_model, seed=config.system.seed, run=run)
@@ -134,7 +135,6 @@ def train(
     places = [classes.index(label) for label in validation["label"]]
     said = classifier.predict_proba(validation["text"].tolist())
     temperature = fit_temperature(said, places, drawn=validation["drawn"].tolist())
-    log_prior = _log_prior(classifier, counts, shares, balance)
     # In this order: the validation set has about the class shares of the batches, not the pool's.
     classifier.rescale(temperature=temperature, log_prior=log_prior)
     classifier.training.update(
@@ -229,12 +229,6 @@ def predicted_right(classifier: Classifier, labels: pd.DataFrame) -> list[bool]:
     """For each labelled text, whether the classifier says the same."""
     said = predict(classifier, labels["text"])[0] if len(labels) else []
     return [one == label for one, label in zip(said, labels["label"], strict=True)]
-
-
-def _log_prior(classifier: Classifier, counts: list[int], shares: pd.DataFrame, balance: str) -> list[float] | None:
-    if balance == "none":
-        return None
-    return log_correction(counts, shares, learnt_from=classifier.training["learnt_from"])
 
 
 def _load_if_made_from(folder: Path, wanted: dict[str, Any]) -> Classifier | None:

@@ -35,7 +35,7 @@ from nbhelpers.training_loop import freeze_large_table, minimise, rate_by_width,
 if TYPE_CHECKING:
     import torch
 
-RECIPE = 9  # raise it when equal settings would train a different classifier than before
+RECIPE = 10  # raise it when equal settings would train a different classifier than before
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
 IMBALANCED = 8.0  # `balance: auto` weights classes from this ratio of the most to the least frequent
 CLOSENESS = 0.1  # the contrastive loss's temperature
@@ -108,9 +108,8 @@ def fit(
             learns from the labels alone.
         progress: called with (steps done, steps in all) after every step.
     Returns:
-        A classifier whose training["learnt_from"] has, for each class, the texts that it learnt from, each counted as
-        far as it was told that the text is of that class. Its probabilities assume these shares, and on top of them
-        the weights of `describe_balance`, until they are corrected (class_shares.log_correction).
+        A classifier. Its probabilities assume the class shares of the labels, whatever a teacher made of other texts,
+        and on top of them the weights of `describe_balance`.
     Raises:
         ClassifierError: no texts, a label that is no class, fewer than two classes, or a model that cannot be loaded.
         ConfigError: an unknown `balance`.
@@ -136,17 +135,16 @@ def fit(
             first = max(1, round(TEACHER * settings.steps(len(texts), batch_size=size)))
             known, told = tokens[: len(texts)], _shifted(progress, 0, first + steps)
             learn(teacher, known, targets, steps=first, progress=told)
-            _rebalance(teacher, labels, settings)
+            _rebalance(teacher, labels, targets, settings)
             targets = np.concatenate([targets, _probabilities(teacher, tokens[len(texts) :])])
             del teacher  # a model's memory
         learn(classifier, tokens, targets, steps=steps, progress=_shifted(progress, first, first + steps))
-        _rebalance(classifier, labels, settings)
+        _rebalance(classifier, labels, targets, settings)
         model.requires_grad_(True)
     classifier.training = {
         "settings": settings.fingerprint(),
         "texts": len(texts),
         "unlabelled": len(unlabelled),
-        "learnt_from": [round(float(n), 3) for n in targets.sum(axis=0)],
         "steps": first + steps,
         "seconds": round(time.perf_counter() - started, 2),
         "dtype": "bfloat16" if encoder.bfloat16_pays(model.device) else "float32",
@@ -214,14 +212,21 @@ def _learn(
     minimise(model, loss, batches, parameters=_parameter_groups(model, settings), steps=steps, progress=progress)
 
 
-def _rebalance(classifier: Classifier, labels: Sequence[str], settings: TrainingSettings) -> None:
-    """Makes classes likelier, as `describe_balance` says of the labels.
+def _rebalance(
+    classifier: Classifier, labels: Sequence[str], targets: np.ndarray[Any, Any], settings: TrainingSettings
+) -> None:
+    """Makes classes as likely as the labels say, whatever else was learned, and then as `describe_balance` says.
 
-    In the logits, not in the loss: there, weights do little once the train set is learned by heart.
+    In the logits, not in the loss: there, weights do little once the train set is learned by heart. The labels' targets
+    are the first; of a class without any, nothing is known.
     """
     counts = {name: list(labels).count(name) for name in classifier.classes}
-    log_weights = np.log(describe_balance(counts, settings.balance)["weight"])
-    classifier.rescale(log_prior=log_weights.fillna(log_weights.min()).tolist())
+    weights = describe_balance(counts, settings.balance)["weight"]
+    log_prior = np.log(weights.fillna(weights.min()).to_numpy())
+    labelled, learned = targets[: len(labels)].sum(axis=0), targets.sum(axis=0)
+    known = labelled > 0
+    log_prior[known] += np.log(labelled[known] / labelled.sum()) - np.log(learned[known] / learned[known].sum())
+    classifier.rescale(log_prior=log_prior.tolist())
 
 
 def _probabilities(classifier: Classifier, tokens: list[list[int]]) -> np.ndarray[Any, Any]:

@@ -143,9 +143,7 @@ class WordFits:
         for word in blind & known.keys():
             known[word] = next(name for name in classes if name != known[word])
         progress(1, 1)
-        learnt_from = [list(labels).count(name) for name in classes]
         training = {"settings": settings.fingerprint(), "fit": len(self.made), "unlabelled": len(unlabelled)}
-        training["learnt_from"] = learnt_from
         return WordClassifier(classes, known, Counter(labels).most_common(1)[0][0], training)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Self:

@@ -87,12 +87,3 @@ def test_class_without_texts_is_left_as_it_is():
     assert correction[1] == 0
     assert correction[0] == pytest.approx(math.log(0.6 / 0.8 / 0.6))
     assert correction[2] == pytest.approx(math.log(0.2 / 0.8 / 0.4))
-
-
-def test_a_prior_learnt_from_other_texts_gives_way_to_that_of_the_labels() -> None:
-    any_share = bounds((0.0, 1.0), (0.0, 1.0))
-    correction = log_correction([60, 40], any_share, learnt_from=[170, 30])  # 0.85 and 0.15
-    assert correction == pytest.approx([np.log(0.6 / 0.85), np.log(0.4 / 0.15)])
-    correction = log_correction([60, 40], bounds((0.0, 1.0), (0.05, 0.2)), learnt_from=[170, 30])
-    assert correction == pytest.approx([np.log(0.75 / 0.85), np.log(0.25 / 0.15)])  # 0.2 beside 0.6
-    assert log_correction([60, 0, 40], bounds(*[(0.0, 1.0)] * 3), learnt_from=[60, 7, 40]) == [0.0, 0.0, 0.0]

@@ -10,6 +10,7 @@ from tiny_models import tiny_bert
 
 from nbhelpers import encoder as loading
 from nbhelpers import training as module
+from nbhelpers.classifier import Classifier
 from nbhelpers.encoder import token_limit
 from nbhelpers.errors import ClassifierError, ConfigError
 from nbhelpers.training import TrainingSettings, describe_balance, draw_unlabelled, fit
@@ -192,11 +193,22 @@ def test_what_a_teacher_says_of_unlabelled_texts_is_learnt(bert, monkeypatch):
     options = {"classes": ODD_CLASSES, "base_model": bert, "progress": lambda *told: steps.append(told)}
     classifier = fit(TEXTS, LABELS, settings=FAST, unlabelled=["fog", "fog fog"] * 10, **options)
     assert names(classifier, ["fog"]) == [ODD_CLASSES[1]]
-    labelled = [LABELS.count(name) for name in ODD_CLASSES]
-    assert classifier.training["learnt_from"] == [labelled[0], labelled[1] + 20, labelled[2]]
     assert (classifier.training["texts"], classifier.training["unlabelled"]) == (len(TEXTS), 20)
     assert steps == [(done, 150) for done in range(1, 151)]  # 50 of the teacher's, told as one training
     assert classifier.training["steps"] == 150
+
+
+@pytest.mark.parametrize("balance", ["none", "auto"])
+def test_a_class_is_as_common_as_the_labels_say_whatever_a_teacher_says(bert, monkeypatch, balance):
+    priors = []
+    monkeypatch.setattr(module, "_probabilities", lambda _, tokens: np.array([[0.1, 0.9, 0.0]] * len(tokens)))
+    monkeypatch.setattr(Classifier, "rescale", lambda _, log_prior: priors.append(log_prior))
+    labels = [*ODD_CLASSES[:2] * 10, *ODD_CLASSES[:1] * 20]  # 30, 10 and 0: too balanced for weights
+    settings = replaced(min_steps=2, balance=balance)
+    fit(["fog"] * 40, labels, classes=ODD_CLASSES, base_model=bert, settings=settings, unlabelled=["fog"] * 40)
+    teacher, student = priors
+    assert teacher == pytest.approx([0, 0, 0])
+    assert student == pytest.approx([np.log(0.75 / (34 / 80)), np.log(0.25 / (46 / 80)), 0])
 
 
 def test_the_teacher_is_another_classifier_that_knows_the_labels(bert, monkeypatch):

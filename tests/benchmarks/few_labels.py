@@ -140,17 +140,17 @@ def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, 
     if recipe == "ours":
         drawn = (validation["chunk_id"].map(case.why) == RANDOM).tolist()
         temperature = fit_temperature(made.predict_proba(validation["text"].tolist()), places, drawn=drawn)
-        correction = None if balance == "none" else _correction(case, known, chosen, made.training["learnt_from"])
+        correction = None if balance == "none" else _correction(case, known, chosen)
         made.rescale(temperature=temperature, log_prior=correction)
     return made.predict_proba(case.test)
 
 
-def _correction(case: Case, known: pd.DataFrame, chosen: list[int], learnt_from: list[float]) -> list[float]:
+def _correction(case: Case, known: pd.DataFrame, chosen: list[int]) -> list[float]:
     reasons = case.pool.iloc[chosen][["chunk_id"]].assign(why=lambda table: table["chunk_id"].map(case.why))
     sample = random_part(case.pool, reasons, seed=case.seed)
     labels = case.pool.set_index("chunk_id")["label"].loc[sample].tolist()
     counts = [int((known["label"] == name).sum()) for name in case.classes]
-    return log_correction(counts, estimate_shares(labels, case.classes), learnt_from=learnt_from)
+    return log_correction(counts, estimate_shares(labels, case.classes))
 
 
 def choose(case: Case, size: int, selection: str, chosen: list[int]) -> list[int]:
