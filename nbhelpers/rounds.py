@@ -259,9 +259,8 @@ class Rounds:
         )
         iteration.row.update(selection=selection, by_hand=by_hand)
         self.done.append(iteration)
-        self.status = (
-            None  # one more by hand is the last one now, and decides; one that failed leaves things as they were
-        )
+        # One more by hand is the last one now, and decides; one that failed leaves things as they were.
+        self.status = None
         print(f"{iteration}, target {self.config.system.required_accuracy:.3f}", flush=True)
         if is_worth_a_look(iteration, config=self.config, run=self.run):
             look_at(iteration, run=self.run)
