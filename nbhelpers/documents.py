@@ -18,7 +18,7 @@ from nbhelpers.docx_text import read_docx
 from nbhelpers.encodings import clean, decode
 from nbhelpers.errors import DocumentError
 from nbhelpers.pdf_text import read_pdf
-from nbhelpers.rows import CSV, JSONL, read_rows
+from nbhelpers.rows import CSV, JSONL, Rows, read_rows
 
 PLAIN = (".txt", ".text", ".md", ".markdown", ".srt", ".log")
 HTML = (".html", ".htm")
@@ -49,9 +49,10 @@ _LINES = ["li", "dt", "dd", "tr", "option", "caption", "figcaption"]
 
 @dataclass(frozen=True)
 class Passage:
-    """One text out of a file, with what else a row said about it."""
+    """One text out of a file; of a row also its number, from 0, and what else it said."""
 
     text: str
+    number: int = 0
     metadata: dict[str, Any] = field(default_factory=dict)
 
 
@@ -144,10 +145,10 @@ def _file_errors() -> Iterator[None]:
         raise DocumentError(f"could not be read from disk: {error.strerror or error}") from error
 
 
-def _passages(rows: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[Passage]:
+def _passages(rows: Rows) -> Iterator[Passage]:
     with _file_errors():
-        for text, metadata in rows:
-            yield Passage(text, metadata)
+        for number, text, metadata in rows:
+            yield Passage(text, number, metadata)
 
 
 def _read_text(path: Path, document: Document) -> str:

@@ -101,7 +101,7 @@ def _ingest(files: list[Path], base_model: Path, config: Config, run: RunFolder)
     for path in files:
         row = _describe(path, config.path.input_dir)
         try:
-            for position, (chunk, document, metadata) in enumerate(_read(path, row, config)):
+            for position, chunk, document, metadata in _read(path, row, config):
                 key, values = chunk_id(chunk.text), json.dumps(metadata, ensure_ascii=False, default=str)
                 place = (row["source"], position, chunk.start, chunk.end, document)
                 names = ("source", "position", "start", "end", "document")
@@ -168,12 +168,15 @@ def _storable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _read(path: Path, row: dict[str, Any], config: Config) -> Iterator[tuple[Chunk, str, dict[str, Any]]]:
-    """The chunks of one file, each with its document and metadata; fills in the file's `row` on the way."""
+def _read(path: Path, row: dict[str, Any], config: Config) -> Iterator[tuple[int, Chunk, str, dict[str, Any]]]:
+    """The chunks of one file, each with its position, document and metadata; fills in the file's `row` on the way.
+
+    A position is the number of a file's row, or of its chunk.
+    """
     size, truncation = config.system.chunk_size, config.training.truncation_type
     document = read_document(path, text_column=config.path.text_column)
     row["encoding"] = document.encoding
-    for number, passage in enumerate(document.texts):
+    for passage in document.texts:
         row["texts"] += 1
         row["characters"] += len(passage.text)
         if document.is_rows:
@@ -181,10 +184,10 @@ def _read(path: Path, row: dict[str, Any], config: Config) -> Iterator[tuple[Chu
             start = passage.text.index(text)
             short = truncate(text, max_chars=size, truncation=truncation)
             chunk = Chunk(short, start, start + len(text), len(short) < len(text))
-            yield chunk, f"{row['source']}#{number}", passage.metadata
+            yield passage.number, chunk, f"{row['source']}#{passage.number}", passage.metadata
         else:
-            for chunk in cut(passage.text, max_chars=size, truncation=truncation):
-                yield chunk, row["source"], passage.metadata
+            for position, chunk in enumerate(cut(passage.text, max_chars=size, truncation=truncation)):
+                yield position, chunk, row["source"], passage.metadata
     if document.warnings:
         row["status"], row["reason"] = "partly read", "; ".join(document.warnings)
 

@@ -17,9 +17,7 @@ from nbhelpers.money import dollars
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 POWER, POWERS = 0.5, (0.25, 1.0)  # accuracy = a - b / labels ** power
-TRAINING_NOISE = (
-    0.015  # standard deviation of the accuracy from one training to another on equally many labels, at least
-)
+TRAINING_NOISE = 0.015  # least standard deviation of the accuracy between trainings on equally many labels
 NORMAL_95 = 1.96
 
 

@@ -20,7 +20,7 @@ JSONL = (".jsonl", ".ndjson")
 CSV = (".csv", ".tsv")
 SAMPLE_BYTES = 1_000_000  # what the encoding is recognised from
 
-Rows = Iterator[tuple[str, dict[str, Any]]]
+Rows = Iterator[tuple[int, str, dict[str, Any]]]
 
 
 def read_rows(path: Path, *, text_column: str, warnings: list[str]) -> tuple[str, Rows]:
@@ -31,7 +31,8 @@ def read_rows(path: Path, *, text_column: str, warnings: list[str]) -> tuple[str
         text_column: the key or the column that holds the text.
         warnings: is given a sentence for each kind of row that was left out, once all rows are read.
     Returns:
-        The encoding, and for each usable row its text and its other values.
+        The encoding, and for each usable row its number, its text and its other values. Rows are numbered from 0, those
+        that are left out, too; only blank lines are not.
     Raises:
         DocumentError: not text; while iterating also: no such column, or no usable row.
     """
@@ -75,19 +76,20 @@ def _left_out(problems: dict[str, list[int]]) -> list[str]:
 def _jsonl_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) -> Rows:
     problems: dict[str, list[int]] = {}
     keys: Counter[str] = Counter()
-    used = 0
+    used, row_number = 0, -1
     first = ""
     with _open(path, encoding, newline=None) as file:
         for number, line in enumerate(file, start=1):
             line = line.removeprefix("\ufeff").strip()
             if not line:
                 continue
+            row_number += 1
             first = first or line[:1]
             row, problem = _json_object(line)
             text = row.pop(text_column, None)
             if isinstance(text, str) and text.strip():
                 used += 1
-                yield text, row
+                yield row_number, text, row
                 continue
             keys.update(row.keys())
             if not problem:
@@ -120,7 +122,7 @@ def _json_object(line: str) -> tuple[dict[str, Any], str]:
 def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) -> Rows:
     csv.field_size_limit(100_000_000)
     problems: dict[str, list[int]] = {}
-    used = 0
+    used, row_number = 0, -1
     with _open(path, encoding, newline="") as file:
         head = file.read(100_000).removeprefix("\ufeff")
         delimiter, quoting = _dialect(head, text_column, default="\t" if path.suffix.lower() == ".tsv" else "\x1f")
@@ -144,6 +146,7 @@ def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) 
                 break
             if reader.line_num - number > 1000:
                 warnings.append(f"the row at line {number} is over 1,000 lines long: is a quote not closed?")
+            row_number += bool(row)  # a blank line is no row; one of empty fields is
             while len(row) > len(header) and not row[-1].strip():
                 row.pop()
             if not any(map(str.strip, row)):
@@ -158,7 +161,7 @@ def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) 
             else:
                 used += 1
                 values = zip(names, row, strict=False)
-                yield text, {name: clean(value) for name, value in values if name != names[column]}
+                yield row_number, text, {name: clean(value) for name, value in values if name != names[column]}
     if used == 0:
         raise DocumentError(f"no usable row: {'; '.join([*problems, *warnings]) or 'only a header'}")
     warnings += _left_out(problems)

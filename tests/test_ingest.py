@@ -162,9 +162,9 @@ def test_a_partly_read_file_keeps_what_could_be_read_and_says_so(read_texts: Rea
 def test_a_disk_that_fails_half_way_costs_only_the_rest_of_the_file(
     read_texts: ReadTexts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def read_rows(path: Path, **_: object) -> tuple[str, Iterator[tuple[str, dict[str, object]]]]:
-        def rows() -> Iterator[tuple[str, dict[str, object]]]:
-            yield GOAL, {}
+    def read_rows(path: Path, **_: object) -> tuple[str, Iterator[tuple[int, str, dict[str, object]]]]:
+        def rows() -> Iterator[tuple[int, str, dict[str, object]]]:
+            yield 0, GOAL, {}
             raise OSError(5, "Input/output error")
 
         return "utf-8", rows()
@@ -181,7 +181,7 @@ def test_a_disk_that_fails_half_way_costs_only_the_rest_of_the_file(
 def test_a_fault_that_nobody_thought_of_costs_one_file_and_is_named(
     read_texts: ReadTexts, run: RunFolder, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def read_rows(path: Path, **_: object) -> tuple[str, Iterator[tuple[str, dict[str, object]]]]:
+    def read_rows(path: Path, **_: object) -> tuple[str, Iterator[tuple[int, str, dict[str, object]]]]:
         raise error
 
     monkeypatch.setattr(documents, "read_rows", read_rows)
@@ -220,6 +220,13 @@ def test_rows_are_documents_of_one_chunk_with_their_metadata(read_texts: ReadTex
     texts = made.chunks.set_index("chunk_id")["text"][rows["chunk_id"]].tolist()
     assert texts == [GOAL, truncate(long.strip(), max_chars=40), "First. Second. Third."]
     assert rows[["start", "end"]].to_numpy().tolist()[0] == [2, 2 + len(GOAL)]
+
+
+def test_a_row_keeps_its_place_where_others_are_left_out(read_texts: ReadTexts) -> None:
+    csv = "id,text\n0,One.\n1,\n\n,\n3,Two.\n"  # as pandas counts them: a blank line is no row
+    made = read_texts({"a.jsonl": f"{jsonl({'text': GOAL})}no json\n\n{jsonl({'text': VOTE})}", "b.csv": csv})
+    assert made.occurrences["position"].tolist() == [0, 2, 0, 3]
+    assert made.occurrences["document"].tolist() == ["a.jsonl#0", "a.jsonl#2", "b.csv#0", "b.csv#3"]
 
 
 def test_documents_are_cut_at_sentence_ends_and_offsets_find_each_chunk(read_texts: ReadTexts) -> None:
