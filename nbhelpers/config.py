@@ -141,7 +141,7 @@ class System(Section):
     concurrency_limit: int = Field(16, ge=1, description="LLM calls at once")
     required_accuracy: float = Field(0.9, gt=0, le=1, description="the target: a share, such as 0.9")
     stop_rule: Literal["accuracy", "lower_bound"] = Field(
-        "accuracy", description="what must reach the target: the accuracy, or its 95 % lower bound (safer)"
+        "accuracy", description="what must reach the target: accuracy, or lower_bound, its 95 % lower bound (safer)"
     )
     completion_mode: bool = Field(False, description="ask /completions in place of /chat/completions")
     use_stop: bool = Field(True, description="send stop strings with each call")
@@ -162,23 +162,24 @@ class Training(Section):
     train_set_increment: int = Field(40, ge=1, description="texts added by each further iteration")
     test_set_size: int = Field(200, ge=2, description="texts in the sealed test set")
     truncation_type: Literal["head-tail", "head"] = Field(
-        "head-tail", description="what is kept of a text that cannot be cut: both ends, or the beginning"
+        "head-tail",
+        description="what is kept of a text that cannot be cut: head-tail (both ends) or head (the beginning)",
     )
     selection: Literal["auto", "random"] = Field(
         "auto",
-        description="which texts to label next: varied, unsure and rare ones and a fifth at random, or all at random",
+        description="which texts to label next: auto (varied, unsure and rare ones, a fifth at random) or random",
     )
     balance: Literal["auto", "none", "weights"] = Field(
         "auto",
-        description="rare classes weigh more: where needed, never (nor are probabilities fitted to the "
-        "pool), or always",
+        description="rare classes weigh more: auto (where needed), none (nor are probabilities fitted to the pool) or "
+        "weights (always)",
     )
-    test_labeler: Size = Field("large", description="the LLM that labels the test set")
+    test_labeler: Size = Field("large", description="the LLM that labels the test set: large or small")
 
 
 class Labeling(Section):
     answer_form: Literal["auto", "plain"] = Field(
-        "auto", description="ask for JSON and log-probabilities where the endpoint takes them, or for plain text only"
+        "auto", description="auto (JSON and log-probabilities where the endpoint takes them) or plain (text only)"
     )
     label_samples: int = Field(
         1,

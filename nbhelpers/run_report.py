@@ -151,7 +151,7 @@ def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStor
     local = {config.api_of(size).model for size in ("large", "small") if config.api_of(size).mode == "local"}
     if local:
         notes.append(
-            f"Labels come from a local model ({', '.join(sorted(local))}). A small model is a weak teacher: check "
+            f"Labels come from a local model ({', '.join(sorted(local))}). A small model is a weak labeller: check "
             "it against labels of your own (path.truth), or name a better LLM under api: (params/openai.yaml). "
             "Its favourite class names are corrected as if all classes were about equally frequent."
         )
