@@ -94,9 +94,7 @@ def pool_shares(labels: pd.DataFrame, pool: pd.DataFrame, *, config: Config, sto
     Returns:
         Columns class, n, share, low, high (see `estimate_shares`).
     """
-    chosen = store.selection()
-    chosen = chosen[chosen["chunk_id"].isin(labels["chunk_id"]) & chosen["chunk_id"].isin(pool["chunk_id"])]
-    sample = random_part(pool, chosen, seed=config.system.seed)
+    sample = _random_sample(labels["chunk_id"], pool, config=config, store=store)
     given = labels.set_index("chunk_id")["label"].loc[sample].tolist()
     return estimate_shares(given, config.classification.classes)
 
@@ -124,16 +122,23 @@ def why_chosen(
 
 
 def settle_labels(
-    batches: Sequence[pd.DataFrame], *, rules: str, config: Config, run: RunFolder, store: LabelStore
+    batches: Sequence[pd.DataFrame],
+    *,
+    pool: pd.DataFrame,
+    rules: str,
+    config: Config,
+    run: RunFolder,
+    store: LabelStore,
 ) -> pd.DataFrame:
     """All labels so far, as they are trained on: the most doubtful ones by the large LLM, people's above any LLM's.
 
     Args:
         batches: the small LLM's labels, as `label_chunks` gives them.
+        pool: the chunks that may be trained on.
         rules, config, run, store: as for `send_on`.
     Returns:
         The same rows, with the columns source (small, large or human), split (train or validation) and drawn (whether
-        the text was drawn at random).
+        the text is of a random sample of the pool: drawn at random, or chosen before it could be).
     """
     labels = send_on(pd.concat(batches, ignore_index=True), rules=rules, config=config, run=run, store=store)
     human = human_labels(config, run, store).labels
@@ -144,10 +149,18 @@ def settle_labels(
     labels.loc[corrected, "confidence"] = float("nan")
     held_out = validation_share(labels["chunk_id"].tolist())
     why = store.selection().set_index("chunk_id")["why"]
+    sample = _random_sample(labels["chunk_id"], pool, config=config, store=store)
     return labels.assign(
         split=["validation" if apart else "train" for apart in held_out],
-        drawn=labels["chunk_id"].map(why) == RANDOM,
+        drawn=(labels["chunk_id"].map(why) == RANDOM) | labels["chunk_id"].isin(sample),
     )
+
+
+def _random_sample(chunk_ids: "pd.Series[str]", pool: pd.DataFrame, *, config: Config, store: LabelStore) -> list[str]:
+    """Those of the labelled texts that are a random sample of the pool (see `random_part`)."""
+    chosen = store.selection()
+    chosen = chosen[chosen["chunk_id"].isin(chunk_ids) & chosen["chunk_id"].isin(pool["chunk_id"])]
+    return random_part(pool, chosen, seed=config.system.seed)
 
 
 def _evidence(candidates: pd.DataFrame, labels: pd.DataFrame | None, config: Config, run: RunFolder) -> Evidence:

@@ -23,7 +23,9 @@ LEAST_TEXTS = 20  # with fewer, a curve is mostly chance
 CERTAIN = 1e-4  # a confidence of 1 counts as this much less: nobody is infinitely sure
 PRIOR = 1.0  # standard deviation of log(slope) and of shift
 TEMPERATURE_PRIOR = 0.3  # standard deviation of log(temperature); of 1, 0.5 and 0.3 the least error over seven sets
-CHOSEN = 0.25  # weight of a text that was not drawn at random; of 1, 0.5, 0.25, 0.1 and 0 the least error over six sets
+CHOSEN = (
+    0.25  # weight of a text that is not of a random sample; of 1, 0.5, 0.25, 0.1 and 0 the least error over six sets
+)
 FOLDS = 10
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -106,8 +108,8 @@ def fit_temperature(
     Args:
         probabilities: (texts, classes), as the classifier gives them; a row sums to 1.
         places: for each text, its class's column. Texts that the classifier was not trained on.
-        drawn: which texts were drawn at random; one that was chosen for being hard says less of the others, and counts
-            as CHOSEN of one. None: all were drawn.
+        drawn: which texts are of a random sample; one that was chosen for being hard says less of the others, and
+            counts as CHOSEN of one. None: all are.
     Returns:
         Above 0; above 1 where the classifier is surer than it should be.
     Source: Guo et al. 2017 (arXiv:1706.04599), with a normal prior on the logarithm.

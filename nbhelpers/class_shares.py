@@ -20,6 +20,8 @@ import pandas as pd
 from nbhelpers.errors import EvaluationError
 from nbhelpers.evaluation import Interval, accuracy_interval
 
+HALVINGS = 60  # of the range in which a number is sought: more than its digits
+
 
 def estimate_shares(labels: Sequence[str | None], classes: Sequence[str], *, confidence: float = 0.95) -> pd.DataFrame:
     """The classes' shares of the pool, each with an interval of its own.
@@ -56,8 +58,9 @@ def estimate_shares(labels: Sequence[str | None], classes: Sequence[str], *, con
 def log_correction(trained_on: Sequence[int], shares: pd.DataFrame) -> list[float]:
     """What to add to the logits of a classifier whose train set has other class shares than the pool.
 
-    Each class's share becomes the nearest one to that in the train set that its interval in the pool allows: so
-    nothing is corrected that chance can explain, and nothing where the train set is itself a random sample.
+    A share of the train set that its interval in the pool does not allow becomes the nearest that it does; all others
+    change by one factor, so that they sum to 1, as far as their intervals allow. So nothing is corrected that chance
+    can explain, and nothing where the train set is itself a random sample.
 
     Args:
         trained_on: labelled texts of each class in the train set.
@@ -69,8 +72,13 @@ def log_correction(trained_on: Sequence[int], shares: pd.DataFrame) -> list[floa
     """
     counts = np.array(trained_on, dtype=float)
     known = counts > 0
-    before = counts[known] / counts.sum()
-    after = np.clip(before, shares["low"].to_numpy()[known], shares["high"].to_numpy()[known])
-    correction = np.zeros(len(counts))
-    correction[known] = np.log(after / after.sum()) - np.log(before)
+    before, correction = counts[known] / counts.sum(), np.zeros(len(counts))
+    low, high = (shares[end].to_numpy()[known] for end in ("low", "high"))
+    if not ((low <= before) & (before <= high)).all():
+        least, most = 0.0, 1 / before.min()
+        for _ in range(HALVINGS):
+            factor = (least + most) / 2
+            least, most = (factor, most) if np.clip(factor * before, low, high).sum() < 1 else (least, factor)
+        after = np.clip(most * before, low, high)
+        correction[known] = np.log(after / after.sum()) - np.log(before)
     return [float(number) for number in correction]

@@ -290,7 +290,9 @@ class Rounds:
                     table, size="small", rules=self.rules, config=self.config, store=self.store
                 )
         labelled = [self._labelled[tuple(batch)] for batch in batches]
-        return settle_labels(labelled, rules=self.rules, config=self.config, run=self.run, store=self.store)
+        return settle_labels(
+            labelled, pool=self.pool.chunks, rules=self.rules, config=self.config, run=self.run, store=self.store
+        )
 
     def _corrected(self) -> bool:
         """Whether people have given other labels since the last iteration."""

@@ -3,6 +3,8 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nbhelpers.class_shares import estimate_shares, log_correction
 from nbhelpers.errors import EvaluationError
@@ -70,10 +72,25 @@ def bounds(*pairs: tuple[float, float]) -> pd.DataFrame:
 
 def test_correction_goes_to_the_nearest_share_that_the_interval_allows():
     correction = log_correction([50, 50], bounds((0.0, 1.0), (0.05, 0.2)))
-    # 0.5 and 0.2 are left, which as shares are 5/7 and 2/7
-    assert correction == pytest.approx([math.log(5 / 7 / 0.5), math.log(2 / 7 / 0.5)])
+    assert correction == pytest.approx([math.log(0.8 / 0.5), math.log(0.2 / 0.5)])
     raised = log_correction([90, 10], bounds((0.0, 0.7), (0.3, 1.0)))
     assert raised == pytest.approx([math.log(0.7 / 0.9), math.log(0.3 / 0.1)])
+    left = log_correction([20, 20, 60], bounds((0.0, 0.05), (0.0, 0.22), (0.0, 1.0)))  # the 0.15 of the first class
+    assert left == pytest.approx([math.log(0.05 / 0.2), math.log(0.22 / 0.2), math.log(0.73 / 0.6)])
+
+
+@given(st.lists(st.tuples(st.integers(1, 60), st.integers(0, 30)), min_size=2, max_size=9))
+def test_corrected_shares_lie_in_their_intervals(texts):
+    counts, seen = map(list, zip(*texts, strict=True))
+    names = [str(place) for place in range(len(texts))]
+    shares = estimate_shares([name for name, n in zip(names, seen, strict=True) for _ in range(n)], names)
+    before = np.array(counts) / sum(counts)
+    after = before * np.exp(log_correction(counts, shares))
+    assert after.sum() == pytest.approx(1)
+    assert (after >= shares["low"] - 1e-9).all()
+    assert (after <= shares["high"] + 1e-9).all()
+    changed = np.log(after / before)[(after > shares["low"] + 1e-9) & (after < shares["high"] - 1e-9)]
+    assert changed == pytest.approx(changed[:1].repeat(len(changed)))  # by one factor
 
 
 def test_nothing_is_corrected_that_chance_can_explain():
@@ -85,5 +102,5 @@ def test_nothing_is_corrected_that_chance_can_explain():
 def test_class_without_texts_is_left_as_it_is():
     correction = log_correction([60, 0, 40], bounds((0.0, 1.0), (0.2, 0.5), (0.0, 0.2)))
     assert correction[1] == 0
-    assert correction[0] == pytest.approx(math.log(0.6 / 0.8 / 0.6))
-    assert correction[2] == pytest.approx(math.log(0.2 / 0.8 / 0.4))
+    assert correction[0] == pytest.approx(math.log(0.8 / 0.6))
+    assert correction[2] == pytest.approx(math.log(0.2 / 0.4))

@@ -183,6 +183,9 @@ def test_texts_without_a_label_are_drawn_at_random_and_no_more_than_wanted():
         == draw_unlabelled(texts, replaced(unlabelled=20))
         != draw_unlabelled(texts, replaced(unlabelled=20, seed=1))
     )
+    assert [text for text in drawn if text != drawn[3]] == draw_unlabelled(
+        [text for text in texts if text != drawn[3]], replaced(unlabelled=19)
+    )  # one less to draw from changes no other
     assert sorted(draw_unlabelled(texts, replaced(unlabelled=600))) == sorted(texts)
     assert draw_unlabelled(texts, replaced(unlabelled=0)) == []
 

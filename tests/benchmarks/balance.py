@@ -22,7 +22,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from few_labels import KEYS, choose, measure
+from few_labels import KEYS, choose, made_with, measure
 from selection import Case
 
 from nbhelpers import classifier
@@ -71,7 +71,8 @@ def main() -> None:
         for selection, alike in itertools.groupby(ways, key=lambda way: way[0]):
             chosen = choose(case, options.size, selection, [])
             for _, balance, recipe in alike:
-                key = (folder.name, seed, recipe, options.size, selection, options.noise, options.rare, balance)
+                case_of = (folder.name, seed, recipe, options.size, selection, options.noise, options.rare)
+                key = (*case_of, made_with(options.model), balance)
                 if key not in finished:
                     row = measure(case, chosen, recipe, noise=options.noise, balance=balance)
                     with options.out.open("a", encoding="utf-8") as lines:
@@ -79,6 +80,7 @@ def main() -> None:
     rows = pd.read_json(options.out, lines=True)
     mine = rows["data"].isin([folder.name for folder in options.data]) & rows["seed"].isin(options.seeds)
     mine &= (rows["size"] == options.size) & (rows["noise"] == options.noise) & (rows["rare"] == options.rare)
+    mine &= rows["made_with"] == made_with(options.model)
     report(rows[mine])
 
 

@@ -67,11 +67,16 @@ from nbhelpers.models import find_model
 from nbhelpers.reliability import calibration_error, reliability_table
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import RANDOM, random_part
-from nbhelpers.training import TrainingSettings, draw_unlabelled, fit
+from nbhelpers.training import RECIPE, TrainingSettings, draw_unlabelled, fit
 
 RECIPES = ("original", "frozen", "setfit", "plain", "soft", "contrast", "aligned", "taught", "ours")
 TUNED_ON = ["trec6", "snips", "scicite", "clinc_domains", "ag_news", "sms_spam", "subj"]  # see above
-KEYS = ["data", "seed", "recipe", "size", "selection", "noise", "rare"]
+KEYS = ["data", "seed", "recipe", "size", "selection", "noise", "rare", "made_with"]
+
+
+def made_with(model: str) -> str:
+    """What a row is made with, beside its keys: of another encoder or recipe it says nothing."""
+    return f"{Path(model).parent.name}/{Path(model).name}, recipe {RECIPE}"
 
 
 def measure(case: Case, chosen: list[int], recipe: str, *, noise: float, balance: str) -> dict[str, Any]:
@@ -138,16 +143,20 @@ def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, 
     validation = both[both["validation"]]
     places = [case.classes.index(label) for label in validation["label"]]
     if recipe == "ours":
-        drawn = (validation["chunk_id"].map(case.why) == RANDOM).tolist()
+        sample = _random_sample(case, chosen)
+        drawn = ((validation["chunk_id"].map(case.why) == RANDOM) | validation["chunk_id"].isin(sample)).tolist()
         temperature = fit_temperature(made.predict_proba(validation["text"].tolist()), places, drawn=drawn)
-        correction = None if balance == "none" else _correction(case, known, chosen)
+        correction = None if balance == "none" else _correction(case, known, sample)
         made.rescale(temperature=temperature, log_prior=correction)
     return made.predict_proba(case.test)
 
 
-def _correction(case: Case, known: pd.DataFrame, chosen: list[int]) -> list[float]:
+def _random_sample(case: Case, chosen: list[int]) -> list[str]:
     reasons = case.pool.iloc[chosen][["chunk_id"]].assign(why=lambda table: table["chunk_id"].map(case.why))
-    sample = random_part(case.pool, reasons, seed=case.seed)
+    return random_part(case.pool, reasons, seed=case.seed)
+
+
+def _correction(case: Case, known: pd.DataFrame, sample: list[str]) -> list[float]:
     labels = case.pool.set_index("chunk_id")["label"].loc[sample].tolist()
     counts = [int((known["label"] == name).sum()) for name in case.classes]
     return log_correction(counts, estimate_shares(labels, case.classes))
@@ -221,7 +230,7 @@ def main() -> None:
                     for size in sorted(options.sizes):
                         chosen = choose(case, size, selection, chosen)
                         for recipe in options.recipes:
-                            key = (folder.name, seed, recipe, size, selection, noise, 0.0)
+                            key = (folder.name, seed, recipe, size, selection, noise, 0.0, made_with(options.model))
                             if key in finished:
                                 continue
                             balance = "auto" if recipe == "ours" else "none"
@@ -231,6 +240,7 @@ def main() -> None:
     rows = pd.read_json(options.out, lines=True)
     mine = rows["data"].isin([folder.name for folder in options.data]) & rows["seed"].isin(options.seeds)
     mine &= rows["size"].isin(options.sizes) & rows["recipe"].isin(options.recipes)
+    mine &= rows["made_with"] == made_with(options.model)
     report(rows[mine & rows["selection"].isin(options.selection) & rows["noise"].isin(options.noise)])
 
 
