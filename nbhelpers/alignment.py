@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nbhelpers import encoder
+from nbhelpers.chunking import chunk_id
 from nbhelpers.errors import ClassifierError, ModelNotFoundError
 from nbhelpers.features import features, fingerprint
 from nbhelpers.models import find_model
@@ -62,7 +63,8 @@ def aligned_encoder(texts: Sequence[str], *, base_model: Path | str, seed: int, 
 
 
 def how_made(run: RunFolder) -> dict[str, Any]:
-    """Of the run's encoder: made_from (a hash of all that decides it) and seconds (what it took); {} without one."""
+    """Of the run's encoder: made_from (a hash of all that decides it), seconds (what it took) and read (the chunk ids
+    of its texts); {} without one."""
     try:
         made: dict[str, Any] = json.loads((run.root / FOLDER / MADE_FROM).read_text("utf-8"))
     except (OSError, ValueError):
@@ -118,7 +120,8 @@ def _make(folder: Path, texts: list[str], base_model: Path, rng: random.Random, 
             with replacing_folder(folder) as part:
                 model.save_pretrained(part)
                 tokenizer.save_pretrained(part)
-                made = {"made_from": made_from, "seconds": round(time.perf_counter() - started, 2)}
+                seconds, read = round(time.perf_counter() - started, 2), [chunk_id(text) for text in texts]
+                made = {"made_from": made_from, "seconds": seconds, "read": read}
                 write_text(part / MADE_FROM, json.dumps(made))
         except OSError as error:
             raise ClassifierError(

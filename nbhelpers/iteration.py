@@ -17,6 +17,7 @@ from nbhelpers.agreement import read_calibration
 from nbhelpers.alignment import aligned_encoder, how_made
 from nbhelpers.calibration import fit_temperature
 from nbhelpers.cascade import believed_labels
+from nbhelpers.chunking import chunk_id
 from nbhelpers.class_shares import log_correction
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
@@ -26,7 +27,7 @@ from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
 from nbhelpers.training import TrainingSettings, draw_unlabelled, fit
 
-# What decides the classes that a classifier predicts.
+# What decides the classes that a classifier predicts; beside a correction of the class shares, a temperature does, too.
 MADE_FROM = ("dataset", "calibration", "base_model", "encoder", "classes", "read", "log_prior", "settings")
 DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
 
@@ -113,14 +114,14 @@ def train(
     counts = [int((texts["label"] == name).sum()) for name in classes]
     apart = set(labels["text"])  # the validation set's, too, and those that no LLM could label
     unlabelled = [text for text in pool if text not in apart]
-    still_there = kept is not None and set(kept.training["read"]) <= {_hash(text) for text in unlabelled}
+    still_there = kept is not None and set(kept.training["read"]) <= set(map(chunk_id, pool))
     log_prior = None if balance == "none" else log_correction(counts, shares)
     if kept is not None and still_there and kept.training["log_prior"] == log_prior:
         return kept
     run.forget_iterations(number)
     base = aligned_encoder(pool, base_model=base_model, seed=config.system.seed, run=run)
     targets = believed_labels(texts, config=config, run=run)
-    read = draw_unlabelled(unlabelled, settings)
+    others = draw_unlabelled(unlabelled, settings)
     with progress_bar(None, desc=f"training classifier_{number}", unit="step") as bar:
         classifier = fit(
             texts["text"].tolist(),
@@ -129,7 +130,7 @@ def train(
             base_model=base,
             settings=settings,
             targets=targets,
-            unlabelled=read,
+            unlabelled=others,
             progress=counter(bar),
         )
     places = [classes.index(label) for label in validation["label"]]
@@ -140,7 +141,7 @@ def train(
     classifier.training.update(
         wanted,
         encoder=how_made(run).get("made_from"),
-        read=[_hash(text) for text in read],
+        read=sorted({*how_made(run).get("read", []), *map(chunk_id, others)}),
         temperature=temperature,
         log_prior=log_prior,
     )
@@ -195,7 +196,8 @@ def measure(
         "seconds": round(seconds, 2),
     }
     said = predict(classifier, others["text"])[0] if len(others) else []
-    made_from = {key: classifier.training.get(key) for key in MADE_FROM}
+    corrected = any(classifier.training.get("log_prior") or ())
+    made_from = {key: classifier.training.get(key) for key in (*MADE_FROM, *(["temperature"] if corrected else []))}
     return Iteration(
         number,
         row,

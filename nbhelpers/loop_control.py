@@ -93,7 +93,8 @@ class LoopControl:
             says = f"{reached} Stops once the iteration at work is done."
         elif self.busy:
             says = f"{reached} The next one is at work."
-        able = not self.busy and status not in ("no_more_chunks", "budget")
+        used_up = status == "no_more_chunks" and not self.rounds.corrected()
+        able = not self.busy and status != "budget" and not used_up
         return LoopView(
             says=says,
             busy=self.busy,

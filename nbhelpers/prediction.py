@@ -31,7 +31,7 @@ CLASS_COLUMN = "p_{}"
 
 
 def final_classifier(run: RunFolder) -> tuple[int, Classifier]:
-    """The last iteration's number and classifier.
+    """The last iteration's number and classifier: of the last one that was measured, should a later one be there.
 
     Raises:
         RunFolderError: there is none yet.
@@ -39,7 +39,10 @@ def final_classifier(run: RunFolder) -> tuple[int, Classifier]:
     numbers = run.iterations()
     if not numbers:
         raise RunFolderError(f"No classifier in {run.name}. Run 04_train first.")
-    return numbers[-1], Classifier.load(run.classifier(numbers[-1]))
+    report = run.read_json(run.report, made_by="04_train") if run.report.exists() else {}
+    measured = {row["iteration"] for row in report.get("iterations", [])}
+    number = max(measured.intersection(numbers), default=numbers[-1])
+    return number, Classifier.load(run.classifier(number))
 
 
 def how_good(run: RunFolder) -> str:

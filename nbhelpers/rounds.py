@@ -95,7 +95,12 @@ class Rounds:
     @property
     def batches_opened(self) -> int:
         """How many batches of labels the iterations so far have used."""
-        return sum("copy_of" not in iteration.row for iteration in self.done)
+        return len(self._own)
+
+    @property
+    def _own(self) -> list[Iteration]:
+        """The iterations that are no copy of an earlier one."""
+        return [iteration for iteration in self.done if "copy_of" not in iteration.row]
 
     def table(self) -> pd.DataFrame:
         """The iterations so far, a row each, with the figures that matter."""
@@ -190,6 +195,13 @@ class Rounds:
         more = min(self.config.training.train_set_increment, len(self.pool.chunks) - labels)
         return look_ahead(self.done, self.test["label"].tolist(), more=more, config=self.config, store=self.store)
 
+    def corrected(self) -> bool:
+        """Whether people have given other labels since the last iteration, or taken theirs back."""
+        labels = self._own[-1].labels
+        given = labels["chunk_id"].map(human_labels(self.config, self.run, self.store).labels)
+        other, taken_back = given.notna() & (given != labels["label"]), given.isna() & (labels["source"] == "human")
+        return bool((other | taken_back).any())
+
     def run_until_done(self) -> dict[str, Any]:
         """Iterates until the target, `max_iters` or the end of the texts; returns report.json's content."""
         while self.go_on() is not None:
@@ -222,7 +234,7 @@ class Rounds:
             store=self.store,
         )
         used_up = number > 1 and sum(map(len, batches)) == max(len(iteration.labels) for iteration in self.done)
-        if used_up and not self._corrected():
+        if used_up and not self.corrected():
             if self.status is None:
                 self._finish("no_more_chunks")
             return None
@@ -234,7 +246,6 @@ class Rounds:
         labels = labels[~spent].reset_index(drop=True)
         if labels.empty:
             raise BudgetError("cost.budget_usd is spent before the first text of the train set. Raise it to go on.")
-        write_table(self.run.train_labels, labels)
         shares = pool_shares(labels, self.pool.chunks, config=self.config, store=self.store)
         self.classifier = train(
             number,
@@ -270,7 +281,7 @@ class Rounds:
             self._finish("budget")
         elif number >= self.config.training.max_iters:
             self._finish("max_iters")
-        elif converged([each.sampled for each in self.done if "copy_of" not in each.row]):
+        elif converged([iteration.sampled for iteration in self._own]):
             self._finish("converged")
         self._write_report()
         return iteration
@@ -293,12 +304,6 @@ class Rounds:
         return settle_labels(
             labelled, pool=self.pool.chunks, rules=self.rules, config=self.config, run=self.run, store=self.store
         )
-
-    def _corrected(self) -> bool:
-        """Whether people have given other labels since the last iteration."""
-        labels = next(iteration.labels for iteration in reversed(self.done) if "copy_of" not in iteration.row)
-        given = labels["chunk_id"].map(human_labels(self.config, self.run, self.store).labels)
-        return bool((given.notna() & (given != labels["label"])).any())
 
     def _reached(self, iteration: Iteration) -> bool:
         system = self.config.system
@@ -325,9 +330,13 @@ class Rounds:
         return is_bought(row, self.pool.chunks, rules=self.rules, config=self.config, store=self.store)
 
     def _write_report(self) -> None:
-        """Writes report.json, and at the end drops classifiers of other runs; not while earlier ones are taken up."""
+        """Writes report.json and the labels, and at the end drops classifiers of other runs.
+
+        Not while earlier iterations are taken up: what is there then is of the last of them.
+        """
         if self._goes_on():
             return
+        write_table(self.run.train_labels, self._own[-1].labels)
         if self.status is not None:
             self.run.forget_iterations(self.final.number + 1)
         write_json(self.run.report, self.report())

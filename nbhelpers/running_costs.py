@@ -116,11 +116,9 @@ def making(config: Config, run: RunFolder, store: LabelStore) -> Making:
     llm_seconds = sum(
         seconds / _at_once(config, size) for size, seconds in zip(calls["size"], calls["seconds"], strict=True)
     )
-    trained = {}  # a classifier that was brought back is a copy, and took no time of its own
-    for number in run.iterations():
-        made = json.loads((run.classifier(number) / "training.json").read_text("utf-8"))
-        trained[made.get("dataset", number)] = float(made.get("seconds", 0.0))
-    seconds = sum(trained.values()) + how_made(run).get("seconds", 0.0)
+    # A set: a classifier that was brought back is a copy, and took no time of its own.
+    trainings = {(run.classifier(number) / "training.json").read_text("utf-8") for number in run.iterations()}
+    seconds = sum(json.loads(made).get("seconds", 0.0) for made in trainings) + how_made(run).get("seconds", 0.0)
     return Making(usage(config, store)["cost_usd"], llm_seconds, seconds)
 
 

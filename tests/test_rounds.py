@@ -23,6 +23,7 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_prompt, read_test_labels, write_test_labels
 from nbhelpers.llms import usage
 from nbhelpers.looks import looks_taken
+from nbhelpers.loop_control import LoopControl
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder, write_json
 from nbhelpers.run_report import warnings
@@ -313,6 +314,18 @@ def test_it_stops_when_no_text_is_left(start: Start, server: ChatServer, fits: W
     assert rounds.step() is None
     assert report_of(run)["status"] == "no_more_chunks"
     assert len(fits.made) == 3
+    assert not LoopControl(rounds).view().may_step
+    labels = rounds.final.labels
+    sport = labels.query("split == 'train' and label == 'sports'")["chunk_id"].iloc[0]
+    rounds.store.set_human_label(sport, "weather")
+    for made in (4, 5):
+        assert LoopControl(rounds).view().may_step
+        assert rounds.step() is not None
+        assert len(fits.made) == made
+        assert rounds.final.labels["source"].eq("human").sum() == 5 - made
+        assert rounds.step() is None
+        assert not LoopControl(rounds).view().may_step
+        rounds.store.undo_human_label([sport])  # and then it is taken back
 
 
 def test_always_the_frequent_class_is_no_classifier(start: Start, fits: WordFits) -> None:
@@ -405,7 +418,7 @@ def test_other_test_labels_are_another_look_at_the_same_classifier(
     assert len(fits.made) == 1
 
 
-def test_another_encoder_or_correction_makes_another_classifier_and_a_temperature_does_not(
+def test_another_encoder_or_correction_makes_another_classifier_and_a_temperature_only_with_one(
     start: Start, fits: WordFits
 ) -> None:
     rounds = start(training={"max_iters": 1})
@@ -419,7 +432,9 @@ def test_another_encoder_or_correction_makes_another_classifier_and_a_temperatur
     assert fingerprint(temperature=2.0) == rounds.final.fingerprint
     assert fingerprint(encoder="of other texts") != rounds.final.fingerprint
     assert fingerprint(encoder=None) == rounds.final.fingerprint
-    assert fingerprint(log_prior=[0.5, 0.0, 0.0]) != rounds.final.fingerprint
+    corrected = fingerprint(log_prior=[0.5, 0.0, 0.0])
+    assert corrected != rounds.final.fingerprint
+    assert fingerprint(temperature=3.0) != corrected  # scores, but not what was added to them, are divided by it
 
 
 def test_the_claim_is_about_a_classifier_that_was_brought_back(
@@ -769,6 +784,27 @@ def test_a_run_killed_in_training_has_its_labels(
     assert len(fits.made) == 1
     assert len(labelled(server, "little")) == 30
     assert server.asked_twice == []
+
+
+def test_a_second_start_that_is_killed_leaves_the_labels_of_the_first(
+    start: Start, fits: WordFits, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits.blind = [ALL] * 9
+    start().run_until_done()
+    before = run.train_labels.read_bytes()
+    again = start()
+    label = again._label
+
+    def dies_in_the_second_iteration(batches: list[list[str]]) -> pd.DataFrame:
+        if len(batches) > 1:
+            raise KeyboardInterrupt
+        return label(batches)
+
+    monkeypatch.setattr(again, "_label", dies_in_the_second_iteration)
+    with pytest.raises(KeyboardInterrupt):
+        again.run_until_done()
+    assert len(again.done) == 1
+    assert run.train_labels.read_bytes() == before
 
 
 def test_the_same_run_again_changes_nothing(start: Start, server: ChatServer, fits: WordFits, run: RunFolder) -> None:

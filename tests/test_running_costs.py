@@ -100,15 +100,16 @@ def test_making_counts_all_calls_and_each_training_once(
 ) -> None:
     call(store)
     call(store, kind="rules", ok=False)
-    for number, dataset, seconds in [(1, "a", 20.0), (2, "b", 30.0), (3, "a", 20.0)]:  # the third is a copy
+    # The third is a copy; the fourth had the same texts to train on, and another validation set.
+    for number, dataset, seconds in [(1, "a", 20.0), (2, "b", 30.0), (3, "a", 20.0), (4, "a", 21.0)]:
         made = json.dumps({"dataset": dataset, "seconds": seconds})
         write_text(run.classifier(number) / "training.json", made)
     config = make_config(cost=PRICES, system={"concurrency_limit": 4})
     took = making(config, run, store)
-    assert (took.dollars, took.llm_seconds, took.training_seconds) == (pytest.approx(0.006), 3.0, 50.0)
-    assert took.seconds == 53.0
+    assert (took.dollars, took.llm_seconds, took.training_seconds) == (pytest.approx(0.006), 3.0, 71.0)
+    assert took.seconds == 74.0
     write_json(run.root / FOLDER / MADE_FROM, {"made_from": "texts", "seconds": 7.0})
-    assert making(config, run, store).training_seconds == 57.0
+    assert making(config, run, store).training_seconds == 78.0
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_rates_rise_over_a_tenth_of_the_steps_and_fall_to_zero():
 
 
 @given(st.lists(st.integers(1, 512), min_size=1, max_size=300), st.integers(1, 32))
-def test_every_text_comes_once_an_epoch_in_batches_of_like_length(lengths, size):
+def test_every_text_comes_once_an_epoch(lengths, size):
     batches = train_batches(lengths, size, random.Random(0))
     for _ in range(2):
         rows: list[int] = []
@@ -83,6 +83,12 @@ def test_every_text_comes_once_an_epoch_in_batches_of_like_length(lengths, size)
             assert len(batch) <= size
             rows += batch
         assert sorted(rows) == list(range(len(lengths)))
+
+
+def test_a_batch_has_texts_of_like_length():
+    batches = train_batches(range(160), 16, random.Random(0))
+    spans = [max(rows) - min(rows) for rows in itertools.islice(batches, 10)]
+    assert sum(spans) / len(spans) < 100  # 73; of texts drawn at random about 140
 
 
 ENCODERS = {

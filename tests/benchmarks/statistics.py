@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from runs_simulated import Setting, simulate
 
+from nbhelpers.agreement import compare_llms
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config, parse_config
 from nbhelpers.ingest import ingest
@@ -168,6 +169,7 @@ def _run(config: Config) -> tuple[dict[str, Any], Classifier]:
         test, _ = open_test_set(config, run)
         labels = label_chunks(test, size="large", rules=rules.text, config=config, store=store)
         write_test_labels(run, labels, config=config)
+        compare_llms(labels, rules=rules.text, config=config, run=run, store=store)
         report = Rounds(config, run, store).run_until_done()
     return report, Classifier.load(run.classifiers / report["final"]["classifier"])
 
