@@ -63,8 +63,7 @@ def aligned_encoder(texts: Sequence[str], *, base_model: Path | str, seed: int, 
 
 
 def how_made(run: RunFolder) -> dict[str, Any]:
-    """Of the run's encoder: made_from (a hash of all that decides it), seconds (what it took) and read (the chunk ids
-    of its texts); {} without one."""
+    """Of the run's encoder: made_from (a hash of all that decides it), seconds and read (chunk ids); {} without one."""
     try:
         made: dict[str, Any] = json.loads((run.root / FOLDER / MADE_FROM).read_text("utf-8"))
     except (OSError, ValueError):

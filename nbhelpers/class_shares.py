@@ -20,8 +20,6 @@ import pandas as pd
 from nbhelpers.errors import EvaluationError
 from nbhelpers.evaluation import Interval, accuracy_interval
 
-HALVINGS = 60  # of the range in which a number is sought: more than its digits
-
 
 def estimate_shares(labels: Sequence[str | None], classes: Sequence[str], *, confidence: float = 0.95) -> pd.DataFrame:
     """The classes' shares of the pool, each with an interval of its own.
@@ -75,10 +73,10 @@ def log_correction(trained_on: Sequence[int], shares: pd.DataFrame) -> list[floa
     before, correction = counts[known] / counts.sum(), np.zeros(len(counts))
     low, high = (shares[end].to_numpy()[known] for end in ("low", "high"))
     if not ((low <= before) & (before <= high)).all():
-        least, most = 0.0, 1 / before.min()
-        for _ in range(HALVINGS):
-            factor = (least + most) / 2
-            least, most = (factor, most) if np.clip(factor * before, low, high).sum() < 1 else (least, factor)
-        after = np.clip(most * before, low, high)
+        from scipy.optimize import brentq
+
+        most = 1 / before.min()  # from here on every share is at the end of its interval
+        factor = brentq(lambda f: np.clip(f * before, low, high).sum() - 1, 0, most) if high.sum() > 1 else most
+        after = np.clip(factor * before, low, high)
         correction[known] = np.log(after / after.sum()) - np.log(before)
     return [float(number) for number in correction]

@@ -197,7 +197,7 @@ def measure(
     }
     said = predict(classifier, others["text"])[0] if len(others) else []
     corrected = any(classifier.training.get("log_prior") or ())
-    made_from = {key: classifier.training.get(key) for key in (*MADE_FROM, *(["temperature"] if corrected else []))}
+    made_from = {key: classifier.training.get(key) for key in ((*MADE_FROM, "temperature") if corrected else MADE_FROM)}
     return Iteration(
         number,
         row,
