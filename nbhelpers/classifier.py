@@ -60,18 +60,18 @@ class Classifier:
                 tokens = encoder.encode(self.tokenizer, texts[start : start + encoder.TEXTS_PER_BLOCK], self._limit)
                 block = proba[start : start + len(tokens)]  # a view: what is written here is written to proba
                 for rows in encoder.token_batches([len(ids) for ids in tokens]):
-                    block[rows] = self.predict_batch([tokens[row] for row in rows], low_precision)
+                    block[rows] = self._predict_batch([tokens[row] for row in rows], low_precision)
                     if low_precision:
                         two_best = np.sort(block[rows], axis=1)[:, -2:]
                         close = np.array(rows)[two_best[:, 1] - two_best[:, 0] < UNSURE]
                         if len(close):
-                            block[close] = self.predict_batch([tokens[row] for row in close], False)
+                            block[close] = self._predict_batch([tokens[row] for row in close], False)
                     done += len(rows)
                     if progress is not None:
                         progress(done, len(texts))
         return proba
 
-    def predict_batch(self, tokens: list[list[int]], low_precision: bool) -> np.ndarray[Any, Any]:
+    def _predict_batch(self, tokens: list[list[int]], low_precision: bool) -> np.ndarray[Any, Any]:
         """Class probabilities of so few texts, as token ids, that they are computed at once; in bfloat16 or float32."""
         import torch
 

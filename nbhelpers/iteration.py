@@ -25,7 +25,7 @@ from nbhelpers.errors import ChatError, ClassifierError, ConfigError
 from nbhelpers.evaluation import Evaluation, clearly_better, evaluate
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
-from nbhelpers.training import TrainingSettings, draw_unlabelled, fit
+from nbhelpers.training import TrainingSettings, fit
 
 # What decides the classes that a classifier predicts; beside a correction of the class shares, a temperature does, too.
 MADE_FROM = ("dataset", "calibration", "base_model", "encoder", "classes", "read", "log_prior", "settings")
@@ -70,9 +70,9 @@ def train(
 ) -> Classifier:
     """Trains, calibrates and saves classifier `number`; one made from the same labels and settings is loaded instead.
 
-    Labels are trained on as far as they are believed, beside texts of the pool that have none. Probabilities are
-    calibrated on the validation set, by a temperature, and then corrected for the class shares of the pool, but with
-    balance "none"; both are part of what is saved.
+    Labels are trained on as far as they are believed. Probabilities are calibrated on the validation set, by a
+    temperature, and then corrected for the class shares of the pool, but with balance "none"; both are part of what is
+    saved.
 
     Args:
         number: the iteration's. Classifiers from it on, made from other labels, or from a text that may no longer be
@@ -112,8 +112,6 @@ def train(
     }
     kept = _load_if_made_from(run.classifier(number), {**wanted, "settings": settings.fingerprint()})
     counts = [int((texts["label"] == name).sum()) for name in classes]
-    apart = set(labels["text"])  # the validation set's, too, and those that no LLM could label
-    unlabelled = [text for text in pool if text not in apart]
     still_there = kept is not None and set(kept.training["read"]) <= set(map(chunk_id, pool))
     log_prior = None if balance == "none" else log_correction(counts, shares)
     if kept is not None and still_there and kept.training["log_prior"] == log_prior:
@@ -121,7 +119,6 @@ def train(
     run.forget_iterations(number)
     base = aligned_encoder(pool, base_model=base_model, seed=config.system.seed, run=run)
     targets = believed_labels(texts, config=config, run=run)
-    others = draw_unlabelled(unlabelled, settings)
     with progress_bar(None, desc=f"training classifier_{number}", unit="step") as bar:
         classifier = fit(
             texts["text"].tolist(),
@@ -130,7 +127,6 @@ def train(
             base_model=base,
             settings=settings,
             targets=targets,
-            unlabelled=others,
             progress=counter(bar),
         )
     places = [classes.index(label) for label in validation["label"]]
@@ -141,7 +137,7 @@ def train(
     classifier.training.update(
         wanted,
         encoder=how_made(run).get("made_from"),
-        read=sorted({*how_made(run).get("read", []), *map(chunk_id, others)}),
+        read=how_made(run).get("read", []),
         temperature=temperature,
         log_prior=log_prior,
     )

@@ -84,7 +84,6 @@ def card(
             for row in last["per_class"]
         ],
         train_size=len(rows),
-        unlabelled=training.get("unlabelled", 0),
         sources=sources(Counter(row["source"] for row in rows)),
         large=config.api.large_model,
         small=config.api.small_model,

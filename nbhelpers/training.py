@@ -1,26 +1,21 @@
 """Labelled texts -> a classifier: fine-tuning for few labels on a CPU, or on a GPU if there is one.
 
-Twice, where there are unlabelled texts: a first classifier, the teacher, is trained for half as long on the labels, and
-says how probable each class is for these texts; from that, and from the labels, the second one learns, from the start.
 It trains what is saved: the encoder, but for a large table of words, and the head that plain transformers will read.
 Which texts are labelled, and how good the result is, are other modules' questions. torch is imported when it is used.
 
 Source: enough steps for few labels, Mosbach et al. 2021 (arXiv:2006.04884) and Zhang et al. 2021 (arXiv:2006.05987);
 beside the cross-entropy a supervised contrastive loss on what the last layer reads, Gunel et al. 2021
-(arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362); a teacher's probabilities of unlabelled texts, Du et
-al. 2021 (arXiv:2010.02194) after Xie et al. 2020 (arXiv:1911.04252); rare classes by logit adjustment, Menon et al.
-2021 (arXiv:2007.07314). What was tried and lost stands in tests/benchmarks/few_labels.py and balance.py.
+(arXiv:2011.01403) after Khosla et al. 2020 (arXiv:2004.11362); rare classes by logit adjustment, Menon et al. 2021
+(arXiv:2007.07314). What was tried and lost stands in tests/benchmarks/few_labels.py and balance.py.
 """
 
 from __future__ import annotations
 
-import copy
 import platform
 import random
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,32 +25,27 @@ import pandas as pd
 from nbhelpers import encoder
 from nbhelpers.classifier import Classifier, Progress
 from nbhelpers.errors import ClassifierError, ConfigError
-from nbhelpers.selection import random_order
 from nbhelpers.training_loop import freeze_large_table, minimise, rate_by_width, train_batches
 
 if TYPE_CHECKING:
     import torch
 
-RECIPE = 11  # raise it when equal settings would train a different classifier than before
+RECIPE = 12  # raise it when equal settings would train a different classifier than before
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
 IMBALANCED = 8.0  # `balance: auto` weights classes from this ratio of the most to the least frequent
 CLOSENESS = 0.1  # the contrastive loss's temperature
-TEACHER = 0.5  # of the steps that the labels alone would take: as good a teacher as after all of them
 
 
 @dataclass(frozen=True)
 class TrainingSettings:
     """How a classifier is trained. Equal settings, texts and threads give the same classifier on the same machine.
 
-    Training takes as many steps as `epochs` passes over the labelled texts and `unlabelled_epochs` over the others
-    would, but not fewer than `min_steps` nor more than `max_steps`; a batch has texts of both. A teacher's steps come
-    on top.
+    Training takes as many steps as `epochs` passes over the texts would, but not fewer than `min_steps` nor more than
+    `max_steps`.
     """
 
-    unlabelled: int = 600  # texts without a label, at most, that `draw_unlabelled` draws
     min_steps: int = 150
     epochs: float = 3.0
-    unlabelled_epochs: float = 2.0
     max_steps: int = 3000
     batch_size: int = 16
     learning_rate: float | None = None  # None: by width, 1e-4 at 384 (MiniLM) and 5e-5 at 768 (DistilBERT)
@@ -68,23 +58,14 @@ class TrainingSettings:
     seed: int = 0
     balance: str = "auto"
 
-    def steps(self, texts: int, *, unlabelled: int = 0, batch_size: int | None = None) -> int:
+    def steps(self, texts: int, *, batch_size: int | None = None) -> int:
         """Optimizer steps for a train set of this many texts. Example: 40 -> 150, 1600 -> 300."""
-        batch_size = batch_size or self.batch_size
-        passes = self.epochs * -(-texts // batch_size) + self.unlabelled_epochs * -(-unlabelled // batch_size)
+        passes = self.epochs * -(-texts // (batch_size or self.batch_size))
         return min(max(self.min_steps, round(passes)), self.max_steps)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides how a classifier is trained, JSON-safe; equals its `training["settings"]`."""
         return {**asdict(self), "recipe": RECIPE}
-
-
-def draw_unlabelled(texts: Sequence[str], settings: TrainingSettings) -> list[str]:
-    """The texts without a label to learn from: `settings.unlabelled` of these at random, or all if there are fewer.
-
-    They stay the same when some of the texts get a label, but for these.
-    """
-    return random_order(texts, settings.seed, purpose="unlabelled")[: settings.unlabelled]
 
 
 def fit(
@@ -95,10 +76,9 @@ def fit(
     base_model: Path | str,
     settings: TrainingSettings,
     targets: np.ndarray[Any, Any] | None = None,
-    unlabelled: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> Classifier:
-    """Fine-tune an encoder on labelled texts, and on what a first classifier makes of unlabelled ones.
+    """Fine-tune an encoder on labelled texts.
 
     Args:
         texts: the train set; only the first `settings.train_tokens` tokens of each are read.
@@ -108,12 +88,10 @@ def fit(
         settings: how; the seed is part of it. Random states outside are left as they were.
         targets: (texts, classes), how likely each class is, where a label is not wholly believed (doubt.soft_targets);
             a row sums to 1. None: the labels are.
-        unlabelled: other texts of the same kind, for which a teacher gives the targets. Without any, the classifier
-            learns from the labels alone.
         progress: called with (steps done, steps in all) after every step.
     Returns:
-        A classifier. Its probabilities assume the class shares of the labels, whatever a teacher made of other texts,
-        and on top of them the weights of `describe_balance`.
+        A classifier. Its probabilities assume the class shares of the labels, and on top of them the weights of
+        `describe_balance`.
     Raises:
         ClassifierError: no texts, a label that is no class, fewer than two classes, or a model that cannot be loaded.
         ConfigError: an unknown `balance`.
@@ -128,28 +106,19 @@ def fit(
         torch.manual_seed(settings.seed)
         model, tokenizer = _new_model(base_model, classes)
         tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
-        tokens = encoder.encode(
-            tokenizer, [*texts, *unlabelled], min(settings.train_tokens, tokenizer.model_max_length)
-        )
-        classifier, size = Classifier(list(classes), model, tokenizer), _batch_size(tokens, settings)
-        steps, first = settings.steps(len(texts), unlabelled=len(unlabelled), batch_size=size), 0
-        learn = partial(_learn, settings=settings, batch_size=size)
-        if len(unlabelled):
-            teacher = Classifier(list(classes), copy.deepcopy(model), tokenizer)
-            first = max(1, round(TEACHER * settings.steps(len(texts), batch_size=size)))
-            known, told = tokens[: len(texts)], _shifted(progress, 0, first + steps)
-            learn(teacher, known, targets, steps=first, progress=told)
-            _rebalance(teacher, labels, targets, settings)
-            targets = np.concatenate([targets, _probabilities(teacher, tokens[len(texts) :])])
-            del teacher  # a model's memory
-        learn(classifier, tokens, targets, steps=steps, progress=_shifted(progress, first, first + steps))
-        _rebalance(classifier, labels, targets, settings)
+        tokens = encoder.encode(tokenizer, texts, min(settings.train_tokens, tokenizer.model_max_length))
+        classifier, batch_size = Classifier(list(classes), model, tokenizer), _batch_size(tokens, settings)
+        steps = settings.steps(len(texts), batch_size=batch_size)
+        _learn(classifier, tokens, targets, settings, batch_size=batch_size, steps=steps, progress=progress)
+        counts = {name: list(labels).count(name) for name in classes}
+        weights = describe_balance(counts, settings.balance)["weight"]
+        # In the logits, not in the loss: there, weights do little once the train set is learnt by heart.
+        classifier.rescale(log_prior=np.log(weights.fillna(weights.min())).tolist())
         model.requires_grad_(True)
     classifier.training = {
         "settings": settings.fingerprint(),
         "texts": len(texts),
-        "unlabelled": len(unlabelled),
-        "steps": first + steps,
+        "steps": steps,
         "seconds": round(time.perf_counter() - started, 2),
         "dtype": "bfloat16" if encoder.bfloat16_pays(model.device) else "float32",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": _version()},
@@ -158,7 +127,7 @@ def fit(
 
 
 def describe_balance(counts: Mapping[str, int], balance: str) -> pd.DataFrame:
-    """What a choice of `balance` does to a train set: how much more likely `fit` makes each class, in a teacher, too.
+    """What a choice of `balance` does to a train set: how much more likely `fit` makes each class.
 
     To multiply a class's probability by its weight decides as if each of its texts were there so many times.
 
@@ -216,39 +185,9 @@ def _learn(
     minimise(model, loss, batches, parameters=_parameter_groups(model, settings), steps=steps, progress=progress)
 
 
-def _rebalance(
-    classifier: Classifier, labels: Sequence[str], targets: np.ndarray[Any, Any], settings: TrainingSettings
-) -> None:
-    """Makes classes as likely as the labels say, whatever else was learned, and then as `describe_balance` says.
-
-    In the logits, not in the loss: there, weights do little once the train set is learned by heart. The labels' targets
-    are the first; of a class without any, nothing is known.
-    """
-    counts = {name: list(labels).count(name) for name in classifier.classes}
-    weights = describe_balance(counts, settings.balance)["weight"]
-    log_prior = np.log(weights.fillna(weights.min()).to_numpy())
-    labelled, learned = targets[: len(labels)].sum(axis=0), targets.sum(axis=0)
-    known = labelled > 0
-    log_prior[known] += np.log(labelled[known] / labelled.sum()) - np.log(learned[known] / learned[known].sum())
-    classifier.rescale(log_prior=log_prior.tolist())
-
-
-def _probabilities(classifier: Classifier, tokens: list[list[int]]) -> np.ndarray[Any, Any]:
-    low_precision = encoder.bfloat16_pays(classifier.model.device)
-    proba = np.empty((len(tokens), len(classifier.classes)))
-    for rows in encoder.token_batches([len(ids) for ids in tokens]):
-        proba[rows] = classifier.predict_batch([tokens[row] for row in rows], low_precision)
-    return proba
-
-
 def _batch_size(tokens: list[list[int]], settings: TrainingSettings) -> int:
     long = max(1, int(np.quantile([len(ids) for ids in tokens], 0.9)))
     return min(settings.batch_size, max(4, settings.batch_tokens // long))
-
-
-def _shifted(progress: Progress | None, before: int, in_all: int) -> Progress | None:
-    """Tells of one of two trainings as of a part of both."""
-    return None if progress is None else lambda done, _: progress(before + done, in_all)
 
 
 def _check(texts: Sequence[str], labels: Sequence[str], classes: Sequence[str]) -> None:

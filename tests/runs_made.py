@@ -111,7 +111,7 @@ class WordFits:
         blind: of the first, second, ... classifier made: key words that it gets wrong. Those after know them all.
         before: called with the number of the fit before each.
     Attributes:
-        made: of each fit, the texts, labels, settings and unlabelled texts.
+        made: of each fit, the texts, labels and settings.
     """
 
     def __init__(
@@ -129,13 +129,11 @@ class WordFits:
         base_model: Path,
         settings: Any,
         targets: Any,
-        unlabelled: Sequence[str],
         progress: Callable[[int, int], None],
     ) -> WordClassifier:
         self.before(len(self.made) + 1)
         blind = self.blind[len(self.made)] if len(self.made) < len(self.blind) else set()
-        made = {"texts": list(texts), "labels": list(labels), "settings": settings, "unlabelled": list(unlabelled)}
-        self.made.append(made)
+        self.made.append({"texts": list(texts), "labels": list(labels), "settings": settings})
         seen: dict[str, Counter[str]] = {}
         for text, label in zip(texts, labels, strict=True):
             seen.setdefault(word_of(text), Counter())[label] += 1
@@ -143,7 +141,7 @@ class WordFits:
         for word in blind & known.keys():
             known[word] = next(name for name in classes if name != known[word])
         progress(1, 1)
-        training = {"settings": settings.fingerprint(), "fit": len(self.made), "unlabelled": len(unlabelled)}
+        training = {"settings": settings.fingerprint(), "fit": len(self.made)}
         return WordClassifier(classes, known, Counter(labels).most_common(1)[0][0], training)
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> Self:

@@ -5,7 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nbhelpers.calibration import LEAST_TEXTS, Calibration, cross_calibrated, fit_calibration, fit_temperature
+from nbhelpers.calibration import (
+    LEAST_TEXTS,
+    TEMPERATURE,
+    Calibration,
+    cross_calibrated,
+    fit_calibration,
+    fit_temperature,
+)
 from nbhelpers.errors import EvaluationError
 from nbhelpers.reliability import calibration_error, reliability_table
 
@@ -110,10 +117,10 @@ def test_temperature_undoes_what_made_a_classifier_too_sure():
 
 def test_few_texts_move_the_temperature_little():
     sure = np.array([[0.99, 0.01]])
-    assert fit_temperature(np.empty((0, 2)), []) == 1.0
-    assert 1.0 < fit_temperature(sure, [1]) < 5.0  # one text, and wrong: without the prior it would be endless
-    assert 0.5 < fit_temperature(sure, [0]) < 1.0
-    assert fit_temperature(np.repeat([[0.9, 0.1]], 200, axis=0), [0] * 200) < 0.5  # always right: it was too unsure
+    assert fit_temperature(np.empty((0, 2)), []) == TEMPERATURE
+    assert TEMPERATURE < fit_temperature(sure, [1]) < 5.0  # one text, and wrong: without the prior it would be endless
+    assert 0.5 < fit_temperature(sure, [0]) < TEMPERATURE
+    assert fit_temperature(np.repeat([[0.9, 0.1]], 200, axis=0), [0] * 200) < 1.0  # always right: it was too unsure
     certain = np.array([[1.0, 0.0]])
     assert np.isfinite(fit_temperature(certain, [1]))
 

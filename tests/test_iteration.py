@@ -11,7 +11,8 @@ import pytest
 from key_words import FAST
 
 from nbhelpers import iteration
-from nbhelpers.class_shares import estimate_shares, log_correction
+from nbhelpers.calibration import TEMPERATURE
+from nbhelpers.class_shares import estimate_shares
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.iteration import train
@@ -54,7 +55,7 @@ def sureness(classifier: Classifier) -> float:
 def test_the_validation_set_says_how_sure_the_saved_classifier_is(config: Config, run: RunFolder) -> None:
     right = trained(config, run, labelled())
     half_wrong = trained(config, run, labelled(wrong=4))
-    assert right.training["temperature"] < 1 < half_wrong.training["temperature"]
+    assert right.training["temperature"] < TEMPERATURE < half_wrong.training["temperature"]
     assert sureness(right) > sureness(half_wrong)
     saved = Classifier.load(run.classifier(1))
     assert saved.training["temperature"] == half_wrong.training["temperature"]
@@ -95,23 +96,6 @@ def test_a_class_that_the_pool_hardly_has_becomes_less_likely_unless_balance_is_
     assert odds[0] - odds[1] == pytest.approx(corrected.training["log_prior"][0] - corrected.training["log_prior"][1])
 
 
-def test_texts_without_a_label_are_learnt_from_but_those_held_out_are_not(
-    config: Config, run: RunFolder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[list[str]] = []
-    fit = iteration.fit
-    monkeypatch.setattr(iteration, "fit", lambda *a, **k: (seen.append(k["unlabelled"]), fit(*a, **k))[1])
-    labels = labelled()
-    labels.loc[0, "label"] = None  # no LLM could label it
-    others = ["goal snow", "sun team"]
-    shares = estimate_shares(["sports"] * 60, CLASSES)
-    made = trained(config, run, labels, pool=[*labels["text"], *others], shares=shares).training
-    assert [sorted(texts) for texts in seen] == [others]
-    assert made["unlabelled"] == 2
-    counts = labels.loc[labels["split"] == "train", "label"].value_counts()
-    assert made["log_prior"] == log_correction(counts[CLASSES].tolist(), shares)
-
-
 def test_validation_texts_that_were_not_drawn_at_random_say_less_of_how_sure_it_may_be(
     config: Config, run: RunFolder
 ) -> None:
@@ -119,7 +103,7 @@ def test_validation_texts_that_were_not_drawn_at_random_say_less_of_how_sure_it_
     all_drawn = trained(config, run, labels).training["temperature"]
     mistaken = labels.index[labels["split"] == "validation"][:4]
     labels.loc[mistaken, "drawn"] = False
-    assert 1 < trained(config, run, labels).training["temperature"] < all_drawn
+    assert TEMPERATURE < trained(config, run, labels).training["temperature"] < all_drawn
 
 
 def test_a_classifier_is_kept_while_all_texts_that_it_read_may_be_trained_on(config: Config, run: RunFolder) -> None:

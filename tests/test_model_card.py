@@ -18,7 +18,7 @@ from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder, write_json
 
 MakeConfig = Callable[..., Config]
-TRAINING = {"settings": {"max_tokens": 512, "train_tokens": 256}, "unlabelled": 431}
+TRAINING = {"settings": {"max_tokens": 512, "train_tokens": 256}}
 ROWS = [{"label": "ham", "source": "small"}, {"label": "spam", "source": "small"}, {"label": "ham", "source": "human"}]
 TRUTH = {"classifier against the truth": {"share": 0.75, "low": 0.6, "high": 0.86, "texts": 40}}
 
@@ -31,13 +31,6 @@ def made(classes: list[str], *, truth: Any = (), note: str = "A note.", **last: 
 
 def plain(text: str) -> str:
     return text.replace("\N{NO-BREAK SPACE}", " ")
-
-
-def test_it_says_that_texts_without_a_label_were_learned_from() -> None:
-    assert "learned from 431 texts without a label" in " ".join(made(["ham", "spam"]).split())
-    facts = make_facts(["ham", "spam"])
-    for none in ({**TRAINING, "unlabelled": 0}, {"settings": TRAINING["settings"]}):  # made before there was a teacher
-        assert "without a label" not in " ".join(card(facts.config, facts.report, {}, ROWS, none).split())
 
 
 def test_its_metadata_are_read_back_by_hugging_face() -> None:

@@ -10,10 +10,9 @@ from tiny_models import tiny_bert
 
 from nbhelpers import encoder as loading
 from nbhelpers import training as module
-from nbhelpers.classifier import Classifier
 from nbhelpers.encoder import token_limit
 from nbhelpers.errors import ClassifierError, ConfigError
-from nbhelpers.training import TrainingSettings, describe_balance, draw_unlabelled, fit
+from nbhelpers.training import TrainingSettings, describe_balance, fit
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -120,11 +119,14 @@ def test_steps_have_a_floor_and_a_cap(texts, steps):
     assert TrainingSettings().steps(texts) == steps
 
 
-def test_there_are_steps_for_two_passes_over_the_unlabelled_texts():
-    settings = TrainingSettings()
-    assert settings.steps(200, unlabelled=600, batch_size=8) == 3 * 25 + 2 * 75
-    assert settings.steps(160, unlabelled=600) == settings.min_steps
-    assert TrainingSettings(batch_size=8).steps(800) == 300
+def test_steps_are_told_and_make_three_passes(bert):
+    told = []
+    options = {"classes": ODD_CLASSES, "base_model": bert, "settings": replaced(min_steps=2)}
+    made = fit(TEXTS, LABELS, progress=lambda *step: told.append(step), **options).training
+    steps = 3 * -(-len(TEXTS) // 16)
+    assert told == [(done, steps) for done in range(1, steps + 1)]
+    assert (made["steps"], made["texts"]) == (steps, len(TEXTS))
+    assert TrainingSettings(batch_size=8).steps(800) == TrainingSettings().steps(1600)
 
 
 @pytest.mark.parametrize(
@@ -172,70 +174,6 @@ def test_a_label_counts_as_far_as_it_is_believed(bert):
     soft = fit(texts, labels, classes=ODD_CLASSES, base_model=bert, settings=settings, targets=targets)
     assert bare[0] == pytest.approx(0.5, abs=0.15)
     assert soft.predict_proba(["goal"])[0, 0] == pytest.approx(0.95, abs=0.05)
-
-
-def test_texts_without_a_label_are_drawn_at_random_and_no_more_than_wanted():
-    texts = [f"text {i}" for i in range(30)]
-    drawn = draw_unlabelled(texts, replaced(unlabelled=20))
-    assert len(set(drawn)) == 20
-    assert (
-        drawn
-        == draw_unlabelled(texts, replaced(unlabelled=20))
-        != draw_unlabelled(texts, replaced(unlabelled=20, seed=1))
-    )
-    assert [text for text in drawn if text != drawn[3]] == draw_unlabelled(
-        [text for text in texts if text != drawn[3]], replaced(unlabelled=19)
-    )  # one less to draw from changes no other
-    assert sorted(draw_unlabelled(texts, replaced(unlabelled=600))) == sorted(texts)
-    assert draw_unlabelled(texts, replaced(unlabelled=0)) == []
-
-
-def test_what_a_teacher_says_of_unlabelled_texts_is_learnt(bert, monkeypatch):
-    steps = []
-    monkeypatch.setattr(module, "_probabilities", lambda _, tokens: np.array([[0.0, 1.0, 0.0]] * len(tokens)))
-    options = {"classes": ODD_CLASSES, "base_model": bert, "progress": lambda *told: steps.append(told)}
-    classifier = fit(TEXTS, LABELS, settings=FAST, unlabelled=["fog", "fog fog"] * 10, **options)
-    assert names(classifier, ["fog"]) == [ODD_CLASSES[1]]
-    assert (classifier.training["texts"], classifier.training["unlabelled"]) == (len(TEXTS), 20)
-    assert steps == [(done, 150) for done in range(1, 151)]  # 50 of the teacher's, told as one training
-    assert classifier.training["steps"] == 150
-
-
-@pytest.mark.parametrize("balance", ["none", "auto"])
-def test_a_class_is_as_common_as_the_labels_say_whatever_a_teacher_says(bert, monkeypatch, balance):
-    priors = []
-    monkeypatch.setattr(module, "_probabilities", lambda _, tokens: np.array([[0.1, 0.9, 0.0]] * len(tokens)))
-    monkeypatch.setattr(Classifier, "rescale", lambda _, log_prior: priors.append(log_prior))
-    labels = [*ODD_CLASSES[:2] * 10, *ODD_CLASSES[:1] * 20]  # 30, 10 and 0: too balanced for weights
-    settings = replaced(min_steps=2, balance=balance)
-    fit(["fog"] * 40, labels, classes=ODD_CLASSES, base_model=bert, settings=settings, unlabelled=["fog"] * 40)
-    teacher, student = priors
-    assert teacher == pytest.approx([0, 0, 0])
-    assert student == pytest.approx([np.log(0.75 / (34 / 80)), np.log(0.25 / (46 / 80)), 0])
-
-
-def test_the_teacher_is_another_classifier_that_knows_the_labels(bert, monkeypatch):
-    asked, probabilities = [], module._probabilities
-    unlabelled = ["rain", "goal match goal match goal match", "sun rain", "goal"]
-
-    def says(teacher, tokens):
-        said = probabilities(teacher, tokens)
-        asked.append((teacher, names(teacher, TEXTS), teacher.predict_proba(unlabelled)))
-        assert said == pytest.approx(asked[0][2], abs=0.02)  # in the order of the texts, whatever their lengths
-        return said
-
-    monkeypatch.setattr(module, "_probabilities", says)
-    settings = replaced(min_steps=200)
-    made = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=settings, unlabelled=unlabelled)
-    [(teacher, said, _)] = asked
-    assert np.mean([a == b for a, b in zip(said, LABELS, strict=True)]) > 0.5  # an untrained one: a third
-    assert teacher.model is not made.model
-
-
-def test_no_teacher_is_trained_where_there_is_nothing_to_ask_it(bert, monkeypatch):
-    monkeypatch.setattr(module, "_probabilities", lambda *_: pytest.fail("a teacher was asked"))
-    made = fit(TEXTS, LABELS, classes=ODD_CLASSES, base_model=bert, settings=replaced(min_steps=2)).training
-    assert (made["unlabelled"], made["steps"]) == (0, 12)  # three passes
 
 
 def test_contrastive_loss_by_hand():

@@ -10,17 +10,13 @@ appended to --out, and not computed again.
 
 Recipes: `ours` is what the package does; `original` Augmentoolkit's fine-tuning (original_style.py); `frozen` a
 logistic regression on frozen features; `setfit` one on features that pairs of texts have trained (setfit_style.py);
-`plain` fine-tuning on the bare labels with the cross-entropy alone; `soft`, `contrast`, `aligned` and `taught` add one
-of the four things that ours adds to it; `untaught` is ours without the last of them. The seconds are of the CPU, all
-threads together; they do not count the alignment, which is made once for all iterations of a run.
+`plain` fine-tuning on the bare labels with the cross-entropy alone; `soft`, `contrast` and `aligned` add one of the
+three things that ours adds to it. The seconds are of the CPU, all threads together; they do not count the alignment,
+which is made once for all iterations of a run.
 
 Tried on 200 labels, in points of accuracy on the mean of so many fits (two to six of trec6, snips, scicite,
-clinc_domains, ag_news, sms_spam and subj, one to three seeds each; half a point may be chance: on trec6 three draws of
-the unlabelled texts gave 88.4, 90.0 and 90.8 for one seed, 89.8, 91.2 and 92.6 for another). Kept, beside ours without
-it:
-- the teacher and its unlabelled texts, for its probabilities: a calibration error of 0.047 for 0.070 (400 labels: 0.049
-  for 0.055). The accuracy is the same: 0.0 over 26 (400 labels: -0.2 over 26; 16 labels: +1.0 over 5; where a fifth of
-  the labels are wrong, 3.1 points are lost for 2.8 over 10, by plain 8.2), for half as much time again;
+clinc_domains, ag_news, sms_spam and subj, one to three seeds each; half a point may be chance). Kept, beside ours
+without it:
 - the alignment: +0.5 over 11; with it, selection gains on trec6 and clinc_domains, too, where it had lost;
   in DistilBERT's shape, whose head cuts off what is negative, with MiniLM's weights: +0.4 over 6;
 - no dropout: +0.4 over 8, in two thirds of the time;
@@ -33,16 +29,16 @@ Left out, beside ours:
 - twice the learning rate: -0.7 over 6; half of it: -0.3 over 6; twice the steps: +0.1 over 6, for twice the
   time; 250 steps in place of 150 on 400 labels: 0.0 over 7;
 - twice the weight of the contrastive loss: +0.2 over 10;
-- a teacher trained twice as long, and 200 steps after it: +1.2 over 10 as well, for twice the time;
-- the teacher's likeliest classes in place of its probabilities: -0.8 over 4; 1,500 texts in place of 600: -0.3 over 9;
-  the final classifier as the teacher of another: -3.3 over 3; going on from the teacher, not anew: 0.0 over 5;
+- a first classifier's probabilities of 600 unlabelled texts, learnt beside the labels: 0.0 over 26 (400 labels: -0.2
+  over 26; 16 labels: +1.0 over 5; a fifth of the labels wrong: -0.3 over 10), for half as much time again; texts that
+  were read so came out about a point worse than others;
 - texts chosen by the fine-tuned classifier's margins, not the probe's: +4.8 on trec6 and -2.9 on ag_news, one seed,
   for a training and a reading of the pool a batch.
 Left out before there was an alignment:
 - a contrastive phase before fine-tuning, in place of the loss beside it: -0.4 over 3;
 - learning the table of words, too: -0.1 over 4, for a third more time;
-- a teacher's predictions as labels: +0.4 over 5; with two linear models beside it, on features and on TF-IDF: +0.6
-  over 6; both for twice the time;
+- another classifier's predictions as labels: +0.4 over 5; with two linear models beside it, on features and on TF-IDF:
+  +0.6 over 6; both for twice the time;
 - averaging the weights of the last half, or label smoothing of 0.1, on plain fine-tuning: +0.3 over 2 each.
 """
 
@@ -69,10 +65,9 @@ from nbhelpers.models import find_model
 from nbhelpers.reliability import calibration_error, reliability_table
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import RANDOM, random_part
-from nbhelpers.training import RECIPE, TrainingSettings, draw_unlabelled, fit
+from nbhelpers.training import RECIPE, TrainingSettings, fit
 
-RECIPES = ("original", "frozen", "setfit", "plain", "soft", "contrast", "aligned", "taught", "untaught", "ours")
-OURS = ("untaught", "ours")
+RECIPES = ("original", "frozen", "setfit", "plain", "soft", "contrast", "aligned", "ours")
 TUNED_ON = ["trec6", "snips", "scicite", "clinc_domains", "ag_news", "sms_spam", "subj"]  # see above
 KEYS = ["data", "seed", "recipe", "size", "selection", "noise", "rare", "made_with"]
 
@@ -84,7 +79,7 @@ def made_with(model: str) -> str:
 
 def measure(case: Case, chosen: list[int], recipe: str, *, noise: float, balance: str) -> dict[str, Any]:
     """Figures on the test split of a classifier that is trained on the chosen texts."""
-    known, base = case.train(chosen), case.aligned if recipe in ("aligned", *OURS) else find_model(case.model)
+    known, base = case.train(chosen), case.aligned if recipe in ("aligned", "ours") else find_model(case.model)
     started = time.process_time()
     if recipe in ("frozen", "setfit"):
         given, found = _with_a_linear_head(case, known, recipe, base)
@@ -126,13 +121,12 @@ def _with_a_linear_head(case: Case, known: pd.DataFrame, recipe: str, base: Path
 def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, balance: str, base: Path) -> Any:
     labels = known["label"].tolist()
     targets = None
-    if recipe in ("soft", *OURS):
+    if recipe in ("soft", "ours"):
         confidence = known["confidence"].tolist()
         targets = soft_targets(case.rows[known.index], labels, confidence, classes=case.classes, seed=case.seed)
     settings = TrainingSettings(seed=case.seed, balance=balance)
-    if recipe not in ("contrast", *OURS):
+    if recipe not in ("contrast", "ours"):
         settings = replace(settings, contrast=0.0)
-    unlabelled = np.setdiff1d(np.arange(len(case.pool)), chosen) if recipe in ("taught", "ours") else []
     made = fit(
         known["text"].tolist(),
         labels,
@@ -140,12 +134,11 @@ def _fine_tune(case: Case, known: pd.DataFrame, chosen: list[int], recipe: str, 
         base_model=base,
         settings=settings,
         targets=targets,
-        unlabelled=draw_unlabelled(case.pool["text"].iloc[unlabelled].tolist(), settings),
     )
     both = case.pool.iloc[chosen]
     validation = both[both["validation"]]
     places = [case.classes.index(label) for label in validation["label"]]
-    if recipe in OURS:
+    if recipe == "ours":
         sample = _random_sample(case, chosen)
         drawn = ((validation["chunk_id"].map(case.why) == RANDOM) | validation["chunk_id"].isin(sample)).tolist()
         temperature = fit_temperature(made.predict_proba(validation["text"].tolist()), places, drawn=drawn)
@@ -236,7 +229,7 @@ def main() -> None:
                             key = (folder.name, seed, recipe, size, selection, noise, 0.0, made_with(options.model))
                             if key in finished:
                                 continue
-                            balance = "auto" if recipe in OURS else "none"
+                            balance = "auto" if recipe == "ours" else "none"
                             row = measure(case, chosen, recipe, noise=noise, balance=balance)
                             with options.out.open("a", encoding="utf-8") as lines:
                                 lines.write(json.dumps({**dict(zip(KEYS, key, strict=True)), **row}) + "\n")

@@ -29,7 +29,7 @@ from plain_trainer import rows_of, trainer
 
 from nbhelpers import encoder
 from nbhelpers.models import find_model
-from nbhelpers.training import TrainingSettings, draw_unlabelled, fit
+from nbhelpers.training import TrainingSettings, fit
 
 BATCH, TEXTS, NOT_COUNTED = 16, 1000, 5
 WANTED = {"Trainer, fp32": 2.2, "original": 35.0}  # times as fast
@@ -149,9 +149,7 @@ def parity(data: Path, model: Path, classes: list[str], seeds: list[int], out: P
         for dtype in (torch.bfloat16, torch.float32):
             encoder.fastest_dtype = lambda dtype=dtype: dtype
             some, settings = slice(200 * seed, 200 * (seed + 1)), TrainingSettings(seed=seed)
-            others = draw_unlabelled([*texts[: some.start], *texts[some.stop :]], settings)
-            given = {"classes": classes, "base_model": model, "settings": settings, "unlabelled": others}
-            made = fit(texts[some], labels[some], **given)
+            made = fit(texts[some], labels[some], classes=classes, base_model=model, settings=settings)
             encoder.fastest_dtype = lambda: torch.float32
             said = made.predict_proba(test).argmax(axis=1)
             row[str(dtype)] = float(np.mean([classes[i] == label for i, label in zip(said, true, strict=True)]))
