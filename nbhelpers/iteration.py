@@ -28,7 +28,7 @@ from nbhelpers.run_folder import RunFolder, write_text
 from nbhelpers.training import TrainingSettings, fit
 
 # What decides the classes that a classifier predicts; beside a correction of the class shares, a temperature does, too.
-MADE_FROM = ("dataset", "calibration", "base_model", "encoder", "classes", "read", "log_prior", "settings")
+MADE_FROM = ("dataset", "calibration", "base_model", "encoder", "classes", "log_prior", "settings")
 DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
 
 
