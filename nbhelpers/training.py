@@ -112,7 +112,7 @@ def fit(
         _learn(classifier, tokens, targets, settings, batch_size=batch_size, steps=steps, progress=progress)
         counts = {name: list(labels).count(name) for name in classes}
         weights = describe_balance(counts, settings.balance)["weight"]
-        # In the logits, not in the loss: there, weights do little once the train set is learnt by heart.
+        # In the logits, not in the loss: there, weights do little once the train set is learned by heart.
         classifier.rescale(log_prior=np.log(weights.fillna(weights.min())).tolist())
         model.requires_grad_(True)
     classifier.training = {

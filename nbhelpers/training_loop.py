@@ -1,6 +1,6 @@
 """Minimising a loss over batches of texts, in bfloat16 where that is faster: the loop that every training here shares.
 
-What is learnt is up to the caller's loss. Weights, AdamW's moments and the update stay in float32; the passes forward
+What is learned is up to the caller's loss. Weights, AdamW's moments and the update stay in float32; the passes forward
 and backward read a bfloat16 copy of the weights, whose casts cost less than autocast's on the CPU. No dropout: its
 random numbers take a third of a step of MiniLM on the CPU, and with few labels it gained nothing
 (tests/benchmarks/few_labels.py). torch is imported when it is used.

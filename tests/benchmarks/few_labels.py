@@ -29,10 +29,10 @@ Left out, beside ours:
 - twice the learning rate: -0.7 over 6; half of it: -0.3 over 6; twice the steps: +0.1 over 6, for twice the
   time; 250 steps in place of 150 on 400 labels: 0.0 over 7;
 - twice the weight of the contrastive loss: +0.2 over 10;
-- a first classifier's probabilities of 600 unlabelled texts, learnt beside the labels: 0.0 over 26 (400 labels: -0.2
+- a first classifier's probabilities of 600 unlabelled texts, learned beside the labels: 0.0 over 26 (400 labels: -0.2
   over 26; 16 labels: +1.0 over 5; a fifth of the labels wrong: -0.3 over 10), for half as much time again; texts that
   were read so came out about a point worse than others;
-- early-learning regularization (Liu et al. 2020), so that wrong labels are not learnt by heart: +0.3 over 17 with
+- early-learning regularization (Liu et al. 2020), so that wrong labels are not learned by heart: +0.3 over 17 with
   random texts, 0.0 over 24 with chosen ones; and of texts that no word tells apart it calls all by the commoner class;
 - the mean of the weights of two classifiers whose texts came in another order: 0.0 over 6, for twice the time;
 - texts chosen by the fine-tuned classifier's margins, not the probe's: +4.8 on trec6 and -2.9 on ag_news, one seed,
