@@ -70,9 +70,9 @@ def train(
 ) -> Classifier:
     """Trains, calibrates and saves classifier `number`; one made from the same labels and settings is loaded instead.
 
-    Labels are trained on as far as they are believed. Probabilities are calibrated on the validation set, by a
-    temperature, and then corrected for the class shares of the pool, but with balance "none"; both are part of what is
-    saved.
+    Labels are trained on as far as they are believed. Probabilities are calibrated by a temperature, the usual one as
+    far as the validation set does not say otherwise, and then corrected for the class shares of the pool, but with
+    balance "none"; both are part of what is saved.
 
     Args:
         number: the iteration's. Classifiers from it on, made from other labels, or from a text that may no longer be
@@ -134,10 +134,11 @@ def train(
     temperature = fit_temperature(said, places, drawn=validation["drawn"].tolist())
     # In this order: the validation set has about the class shares of the batches, not the pool's.
     classifier.rescale(temperature=temperature, log_prior=log_prior)
+    aligned = how_made(run)
     classifier.training.update(
         wanted,
-        encoder=how_made(run).get("made_from"),
-        read=how_made(run).get("read", []),
+        encoder=aligned.get("made_from"),
+        read=aligned.get("read", []),
         temperature=temperature,
         log_prior=log_prior,
     )

@@ -30,7 +30,7 @@ from nbhelpers.training_loop import freeze_large_table, minimise, rate_by_width,
 if TYPE_CHECKING:
     import torch
 
-RECIPE = 12  # raise it when equal settings would train a different classifier than before
+RECIPE = 12  # raise it when equal settings would train, or calibrate, another classifier than before
 RAREST_WEIGHT = 5.0  # the most that a text of a rare class counts, in texts of the most frequent one
 IMBALANCED = 8.0  # `balance: auto` weights classes from this ratio of the most to the least frequent
 CLOSENESS = 0.1  # the contrastive loss's temperature
@@ -58,9 +58,9 @@ class TrainingSettings:
     seed: int = 0
     balance: str = "auto"
 
-    def steps(self, texts: int, *, batch_size: int | None = None) -> int:
-        """Optimizer steps for a train set of this many texts. Example: 40 -> 150, 1600 -> 300."""
-        passes = self.epochs * -(-texts // (batch_size or self.batch_size))
+    def steps(self, texts: int, *, batch_size: int) -> int:
+        """Optimizer steps for a train set of this many texts. Example: 40 in batches of 16 -> 150, 1600 -> 300."""
+        passes = self.epochs * -(-texts // batch_size)
         return min(max(self.min_steps, round(passes)), self.max_steps)
 
     def fingerprint(self) -> dict[str, Any]:
@@ -107,9 +107,8 @@ def fit(
         model, tokenizer = _new_model(base_model, classes)
         tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
         tokens = encoder.encode(tokenizer, texts, min(settings.train_tokens, tokenizer.model_max_length))
-        classifier, batch_size = Classifier(list(classes), model, tokenizer), _batch_size(tokens, settings)
-        steps = settings.steps(len(texts), batch_size=batch_size)
-        _learn(classifier, tokens, targets, settings, batch_size=batch_size, steps=steps, progress=progress)
+        classifier = Classifier(list(classes), model, tokenizer)
+        steps = _learn(classifier, tokens, targets, settings, progress)
         counts = {name: list(labels).count(name) for name in classes}
         weights = describe_balance(counts, settings.balance)["weight"]
         # In the logits, not in the loss: there, weights do little once the train set is learned by heart.
@@ -160,12 +159,9 @@ def _learn(
     tokens: list[list[int]],
     targets: np.ndarray[Any, Any],
     settings: TrainingSettings,
-    *,
-    batch_size: int,
-    steps: int,
     progress: Progress | None,
-) -> None:
-    """Trains a new classifier, in place, on texts as token ids and how probable each class is for each."""
+) -> int:
+    """Trains a new classifier, in place, on texts as token ids and how probable each class is for each: its steps."""
     import torch
 
     model, tokenizer = classifier.model, classifier.tokenizer
@@ -180,9 +176,11 @@ def _learn(
         return torch.nn.functional.cross_entropy(logits.float(), goals[rows]) + settings.contrast * contrast
 
     freeze_large_table(model)
-    lengths, rng = [len(ids) for ids in tokens], random.Random(settings.seed)
-    batches = train_batches(lengths, batch_size, rng)
+    batch_size = _batch_size(tokens, settings)
+    steps = settings.steps(len(tokens), batch_size=batch_size)
+    batches = train_batches([len(ids) for ids in tokens], batch_size, random.Random(settings.seed))
     minimise(model, loss, batches, parameters=_parameter_groups(model, settings), steps=steps, progress=progress)
+    return steps
 
 
 def _batch_size(tokens: list[list[int]], settings: TrainingSettings) -> int:

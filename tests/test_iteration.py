@@ -12,7 +12,7 @@ from key_words import FAST
 
 from nbhelpers import iteration
 from nbhelpers.calibration import TEMPERATURE
-from nbhelpers.class_shares import estimate_shares
+from nbhelpers.class_shares import estimate_shares, log_correction
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.iteration import train
@@ -85,12 +85,14 @@ def test_a_class_that_the_pool_hardly_has_becomes_less_likely_unless_balance_is_
 ) -> None:
     few_weather = estimate_shares(["sports"] * 60, CLASSES)  # weather: at most 6 % of the pool, half of the train set
     unknown = ["neither word"]
-    plain = trained(config, run, labelled(), balance="none", shares=few_weather)
-    again = trained(config, run, labelled(), balance="none")
-    corrected = trained(config, run, labelled(), shares=few_weather)
+    labels = labelled(wrong=1)  # 16 and 16 to train on; with the validation set 19 and 21, which do not count
+    plain = trained(config, run, labels, balance="none", shares=few_weather)
+    again = trained(config, run, labels, balance="none")
+    corrected = trained(config, run, labels, shares=few_weather)
     assert plain.predict_proba(unknown) == pytest.approx(again.predict_proba(unknown), abs=1e-6)
     odds = [np.log(p[0] / p[1]) for p in (c.predict_proba(unknown)[0] for c in (corrected, plain))]
     assert odds[0] > odds[1] + 1
+    assert corrected.training["log_prior"] == log_correction([16, 16], few_weather)
     # It is calibrated before that: its validation texts are of the batches, as its train set is.
     assert corrected.training["temperature"] == pytest.approx(again.training["temperature"])
     assert odds[0] - odds[1] == pytest.approx(corrected.training["log_prior"][0] - corrected.training["log_prior"][1])

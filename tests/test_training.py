@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from key_words import FAST, LABELS, ODD_CLASSES, TEXTS, VOCABULARY, names, replaced
+from key_words import FAST, LABELS, LONG, ODD_CLASSES, TEXTS, VOCABULARY, names, replaced
 from tiny_models import tiny_bert
 
 from nbhelpers import encoder as loading
@@ -116,7 +116,7 @@ def test_unknown_balance_is_refused(bert):
 
 @pytest.mark.parametrize(("texts", "steps"), [(1, 150), (40, 150), (800, 150), (1600, 300), (100_000, 3000)])
 def test_steps_have_a_floor_and_a_cap(texts, steps):
-    assert TrainingSettings().steps(texts) == steps
+    assert TrainingSettings().steps(texts, batch_size=16) == steps
 
 
 def test_steps_are_told_and_make_three_passes(bert):
@@ -126,7 +126,13 @@ def test_steps_are_told_and_make_three_passes(bert):
     steps = 3 * -(-len(TEXTS) // 16)
     assert told == [(done, steps) for done in range(1, steps + 1)]
     assert (made["steps"], made["texts"]) == (steps, len(TEXTS))
-    assert TrainingSettings(batch_size=8).steps(800) == TrainingSettings().steps(1600)
+
+
+def test_long_texts_come_in_smaller_batches_and_so_in_more_steps(bert):
+    options = {"classes": ODD_CLASSES[:2], "base_model": bert, "settings": replaced(min_steps=2)}
+    short, long = (fit([text] * 40, ODD_CLASSES[:2] * 20, **options) for text in ("goal", LONG))
+    assert short.training["steps"] == 3 * 3  # passes of batches of 16
+    assert long.training["steps"] == 3 * 5  # of 8: 2,048 tokens, 256 of each text
 
 
 @pytest.mark.parametrize(
