@@ -385,8 +385,8 @@ def refuse_literal_keys(sections: Mapping[str, Any]) -> None:
     for name in ("large_api_key", "small_api_key"):
         if isinstance(api, Mapping) and isinstance(api.get(name), str) and is_literal_key(api[name]):
             raise ConfigError(
-                f"api.{name} is written out, and what is passed as a parameter is stored in the output notebook. "
-                "Write ${NAME}, and put the key into the environment variable NAME."
+                f"api.{name} is written out, and what is passed as a parameter is stored in the output notebook: "
+                "delete that. Write ${NAME}, and put the key into the environment variable NAME."
             )
     for name in ("large_base_url", "small_base_url"):
         if isinstance(api, Mapping) and SECRET_IN_URL.search(str(api.get(name))):
@@ -494,7 +494,7 @@ def _reason(error: Exception) -> str:
 
 
 def _unknown(name: str, known: Sequence[str], kind: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.5)
     return f"no such {kind}. " + (f"Did you mean {near[0]}?" if near else f"Known: {', '.join(known)}.")
 
 

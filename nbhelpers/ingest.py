@@ -24,6 +24,7 @@ from nbhelpers.progress import progress_bar
 from nbhelpers.run_folder import RunFolder, write_table
 from nbhelpers.selection import random_order
 
+NAMED = 3  # of the files that were not read, in a note
 OCCURRENCE_COLUMNS = ["chunk_id", "source", "position", "start", "end", "document", "metadata"]
 
 
@@ -59,6 +60,23 @@ def ingest(config: Config, run: RunFolder) -> Ingested:
         return _ingest(files, base_model, config, run)
 
 
+def tell_unread(documents: pd.DataFrame) -> list[str]:
+    """One sentence on the files that were skipped, or read in part only, with the first reasons; none where all were.
+
+    Args:
+        documents: source, status and reason of every file.
+    """
+    unread = documents[documents["status"] != "read"].sort_values("status", ascending=False, kind="stable")
+    if unread.empty:
+        return []
+    counts = unread["status"].value_counts()
+    told = [f"{counts[status]} {status}" for status in ("skipped", "partly read") if status in counts]
+    places = unread[["source", "reason"]].head(NAMED).itertuples(index=False)
+    named = [" ".join(f"{source} ({reason})".split()) for source, reason in places]
+    more = f" and {len(unread) - NAMED} more, see documents.parquet" if len(unread) > NAMED else ""
+    return [f"Of {len(documents)} files {' and '.join(told)}: {'; '.join(named)}{more}."]
+
+
 def count_ingest(documents: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, int]:
     """Numbers of documents, chunks, further copies of a text, and files that could not be read."""
     return {
@@ -82,7 +100,9 @@ def input_files(config: Config) -> list[Path]:
     around = output in folder.resolve().parents  # then what it holds is not all output
     files = [path for path in list_files(folder) if around or output not in path.resolve().parents]
     if not files:
-        raise ConfigError(f"path.input_dir: {folder} holds no files. Put .txt, .md, .pdf, .docx or .jsonl files in it.")
+        raise ConfigError(
+            f"path.input_dir: {folder} holds no files. Put .txt, .md, .pdf, .docx, .jsonl, .csv or .html files in it."
+        )
     return files
 
 
@@ -176,6 +196,7 @@ def _read(path: Path, row: dict[str, Any], config: Config) -> Iterator[tuple[int
     size, truncation = config.system.chunk_size, config.training.truncation_type
     document = read_document(path, text_column=config.path.text_column)
     row["encoding"] = document.encoding
+    shortened = 0
     for passage in document.texts:
         row["texts"] += 1
         row["characters"] += len(passage.text)
@@ -187,9 +208,13 @@ def _read(path: Path, row: dict[str, Any], config: Config) -> Iterator[tuple[int
             yield passage.number, chunk, f"{row['source']}#{passage.number}", passage.metadata
         else:
             for position, chunk in enumerate(cut(passage.text, max_chars=size, truncation=truncation)):
+                shortened += chunk.truncated
                 yield position, chunk, row["source"], passage.metadata
-    if document.warnings:
-        row["status"], row["reason"] = "partly read", "; ".join(document.warnings)
+    warnings = list(document.warnings)
+    if shortened:
+        warnings.append(f"{shortened} too long for system.chunk_size without a sentence or line end, and shortened")
+    if warnings:
+        row["status"], row["reason"] = "partly read", "; ".join(warnings)
 
 
 def _subset(chunks: pd.DataFrame, config: Config, run: RunFolder) -> pd.DataFrame:

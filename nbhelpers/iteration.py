@@ -5,7 +5,6 @@ Which texts are labelled, and whether another iteration follows, is not decided 
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from nbhelpers.chunking import chunk_id
 from nbhelpers.class_shares import log_correction
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
-from nbhelpers.errors import ChatError, ClassifierError, ConfigError
+from nbhelpers.errors import ClassifierError, ConfigError
 from nbhelpers.evaluation import Evaluation, clearly_better, evaluate
+from nbhelpers.labeling import check_labelled
 from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
 from nbhelpers.training import TrainingSettings, fit
@@ -89,12 +89,7 @@ def train(
     """
     usable = labels[labels["label"].notna()]
     texts = usable[usable["split"] == "train"]
-    if usable.empty:
-        [(reason, _)] = Counter(labels["reason"]).most_common(1)
-        raise ChatError(
-            f"None of the {len(labels)} texts got a label ({reason}). "
-            "Look at the replies in labels.sqlite, or try another api.small_model."
-        )
+    check_labelled(labels, config=config)
     if texts.empty:
         raise ConfigError(f"All {len(usable)} labels are in the validation set. Raise training.train_set_size.")
     rows = [{k: v for k, v in row.items() if pd.notna(v)} for row in texts[DATASET_COLUMNS].to_dict("records")]

@@ -1,7 +1,8 @@
 """Chunks and rules -> labels by an LLM, each kept in the label store as soon as it is there.
 
 A reply that names no class is asked again; after that the text has a failed label with its reason, never a guess. An
-endpoint through which nothing comes stops the run, and what was answered by then is kept. Where an endpoint tells no
+endpoint through which nothing comes, and one whose first replies name no class at all, stops the run, and what was
+answered by then is kept. Where an endpoint tells no
 probabilities, a text can be asked about several times: the most frequent label counts, and the share of the answers
 that name it is its confidence. A local model labels by scoring the class names; each class's mean score over the batch
 is then removed, since small models favour some names whatever the text says.
@@ -23,7 +24,7 @@ from nbhelpers.answer_forms import AnswerForm, label_probabilities
 from nbhelpers.chat import ApiChat, ChatSettings, run_async
 from nbhelpers.completions import Reply
 from nbhelpers.config import Config, Size
-from nbhelpers.errors import BudgetError, CallFailedError, LabelError, NbhelpersError
+from nbhelpers.errors import BudgetError, CallFailedError, ChatError, LabelError, NbhelpersError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import SAMPLING_TEMPERATURE, TEMPERATURE, chat_settings, samples_of, stored_under
 from nbhelpers.local_llm import LocalLLM, center_scores
@@ -39,6 +40,7 @@ Row = tuple[str, str, str]  # chunk_id, text, key
 ASKED_AGAIN = 4  # where 21 % of replies name no class, as with three in ten broken, 0.04 % of the texts fail
 MAX_TOKENS = 2000  # of a reply; what a model thinks counts too
 MORE_TOKENS = 4  # times as many after a reply that was cut off
+HOPELESS = 5  # texts whose replies all name no class, of a model that has never named one: then no more are asked
 FINAL = frozenset({"content_filter", "context_length", "refused"})  # asking again would bring the same
 BLOCK = 1000  # rows that are worked on at once
 NOT_ASKED = "not asked: cost.budget_usd is spent"
@@ -88,6 +90,7 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
         A text that the budget did not suffice for has the reason NOT_ASKED.
     Raises:
         ChatRefusedError, EndpointError: nothing more can be asked; answers so far are kept.
+        ChatError: the first replies of a model name no class at all.
     """
     api, prompt = config.api_of(size), label_prompt(config, rules)
     shared = prompt.render()
@@ -229,15 +232,30 @@ def write_test_labels(run: RunFolder, labels: pd.DataFrame, *, config: Config) -
     """Writes how each label of the test set came about.
 
     Raises:
+        ChatError, BudgetError: none of the texts has a label.
         RunFolderError: another run works on the folder.
     """
     size = config.training.test_labeler
+    check_labelled(labels, config=config)
     rows = [
         {name: None if pd.isna(value) else value for name, value in row.items()}
         for row in labels[COLUMNS].to_dict("records")
     ]
     with one_step(run.root):
         write_yaml(run.test_labels, {"labelled_by": size, "model": config.api_of(size).model, "labels": rows})
+
+
+def check_labelled(labels: pd.DataFrame, *, config: Config) -> None:
+    """Raises a ChatError with the commonest reason, or a BudgetError, where none of the texts has a label."""
+    if labels["label"].notna().any():
+        return
+    reason, size = labels["reason"].mode().iloc[0], labels["source"].iloc[0]
+    if reason == NOT_ASKED:
+        raise BudgetError("cost.budget_usd is spent before the first text got a label. Raise it to go on.")
+    raise ChatError(
+        f"None of the {len(labels)} texts got a label ({reason}). "
+        f"Look at the replies in labels.sqlite, or try another api.{size}_model."
+    )
 
 
 def read_test_labels(run: RunFolder) -> pd.DataFrame:
@@ -263,6 +281,9 @@ class _Asker:
         self.shared = prompt.render()
         self.budget = Budget(config, store)
         self.failed: dict[str, tuple[str, str]] = {}
+        labels = store.usage(kind="label", model=self.settings.model)
+        self._hopeful = bool((labels["calls"] > labels["failed"]).any())  # it has named a class before
+        self._unread = 0  # texts whose replies named none
         self.form = AnswerForm()
         self._stopped_by: list[NbhelpersError] = []
         self._finding = f"answer form of {self.settings.model} at {self.settings.where}"
@@ -374,9 +395,17 @@ class _Asker:
             )
             settle(reply)
             self.failed.pop(key, None)
+            self._hopeful = True
             self.bar.update(1)
             return reply, form
+        else:
+            self._unread += 1
         self.bar.update(1)
+        if self._unread >= HOPELESS and not self._hopeful:
+            raise ChatError(
+                f"No reply of {self.settings.model} names a class: of the first {self._unread} texts none got a label "
+                f"({self.failed[key][0]}). Look at the replies in labels.sqlite, or try another api.{self.size}_model."
+            )
         return None
 
 

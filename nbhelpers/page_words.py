@@ -63,9 +63,8 @@ def claims(report: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]], 
         what = f"Right by people's labels ({people['m']:,} of the texts checked by hand)"
         rows.append(row(what, people["accuracy"], people["low"], people["high"], people["n"]))
     for name, share in truth.items():
-        rows.append(
-            row(f"{name[0].upper()}{name[1:]}", share["share"], share["low"], share["high"], int(share["texts"]))
-        )
+        what = f"{name[0].upper()}{name[1:]} (texts in path.truth)"
+        rows.append(row(what, share["share"], share["low"], share["high"], int(share["texts"])))
     return rows
 
 

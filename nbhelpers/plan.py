@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import dropwhile
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from nbhelpers.doubt import large_quota
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.ingest import check_output, ingest, input_files
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import known_at_once, label_chunks, label_prompt, unanswered
+from nbhelpers.labeling import check_labelled, known_at_once, label_chunks, label_prompt, unanswered
 from nbhelpers.llms import samples_of, stored_under, usage
 from nbhelpers.lock import one_step
 from nbhelpers.money import dollars
@@ -107,7 +107,8 @@ def show_plan(config_path: str | Path, *, overrides: Sequence[str] = (), say: Ca
             made = ingest(config, run)
             say(f"Texts read, which costs nothing: {len(made.documents)} files, {len(made.chunks)} chunks.")
         plan = make_plan(config, run, store)
-    say(f"{file.name} -> {run.name}, what is still to be asked, at most:\n\n{plan}")
+    told = replace(plan, error=None)  # which is raised below
+    say(f"{file.name} -> {run.name}, what is still to be asked, at most:\n\n{told}")
     if plan.error is not None:
         raise plan.error
 
@@ -317,7 +318,8 @@ class _Planner:
             places = np.quantile(np.arange(len(missing)), (np.arange(n) + 0.5) / n).round().astype(int)
             few = missing.iloc[missing["text"].str.len().argsort().iloc[np.unique(places)]]
             try:
-                label_chunks(few, size=part.size, rules=self.rules or "", config=self.once, store=self.store)
+                labels = label_chunks(few, size=part.size, rules=self.rules or "", config=self.once, store=self.store)
+                check_labelled(labels, config=self.config)
             except NbhelpersError as error:
                 self.error = error
 

@@ -91,6 +91,14 @@ def compare_with_truth(
     table = predictions.merge(truth, on=["source", "position"], how="inner").drop_duplicates("chunk_id")
     if table.empty:
         raise ConfigError(f"path.truth: no source and position in {config.path.truth} is one of the input texts.")
+    places = run.read_table(run.occurrences, made_by="01_ingest")[["source", "position"]]
+    unknown = truth.merge(places, on=["source", "position"], how="left", indicator=True).query("_merge == 'left_only'")
+    if len(unknown):
+        first = unknown.iloc[0]
+        print(
+            f"path.truth: {len(unknown)} of its {len(truth)} rows name none of the texts, such as source "
+            f"{first['source']}, position {first['position']}."
+        )
     test = read_test_labels(run)
     tested = table["chunk_id"].isin(test.loc[test["label"].notna(), "chunk_id"])
     pairs = {

@@ -22,6 +22,7 @@ from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
 from nbhelpers.human_labels import accuracy_against_people, human_labels, supported, tell_support
+from nbhelpers.ingest import tell_unread
 from nbhelpers.iteration import Iteration, find_better, measure, train
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks, read_test_labels
@@ -31,7 +32,7 @@ from nbhelpers.looks import is_worth_a_look, look_at
 from nbhelpers.resume import is_bought, read_earlier
 from nbhelpers.rules import read_rules
 from nbhelpers.run_folder import RunFolder, write_json, write_table
-from nbhelpers.run_report import look_ahead, report_content, warnings
+from nbhelpers.run_report import look_ahead, report_content, tell_baseline, warnings
 from nbhelpers.running_costs import routes
 from nbhelpers.selection import random_order
 from nbhelpers.stopping import converged, target_reached
@@ -70,8 +71,6 @@ class Rounds:
         self.watchers: dict[str, Callable[[], object]] = {}  # by name; called after each step
         self._earlier = read_earlier(config, run)
         self._turn = threading.RLock()  # one step at a time, whether a cell takes it or a widget's thread
-        if self.test["label"].notna().sum() == 0:
-            raise RunFolderError("No text of the test set has a label. See its reasons in 03_test_labels.")
 
     @cached_property
     def pool(self) -> Pool:
@@ -156,7 +155,15 @@ class Rounds:
         """Plain warnings that belong beside the figures."""
         ids = self.test["chunk_id"].tolist()
         people = tell_support(*supported(ids, config=self.config, run=self.run, store=self.store))
-        return [*self._notes, *warnings(self.test, self.pool, config=self.config, store=self.store), *people]
+        unread = tell_unread(self.run.read_table(self.run.documents, made_by="01_ingest"))
+        system = self.config.system
+        baseline = [
+            note
+            for iteration in self.done[-1:]
+            for note in tell_baseline(iteration.row, target=system.required_accuracy, rule=system.stop_rule)
+        ]
+        support = warnings(self.test, self.pool, config=self.config, store=self.store)
+        return [*self._notes, *baseline, *unread, *support, *people]
 
     def report(self) -> dict[str, Any]:
         """The content of report.json as things stand."""
@@ -337,8 +344,8 @@ class Rounds:
         if self._goes_on():
             return
         write_table(self.run.train_labels, self._own[-1].labels)
-        if self.status is not None:
-            self.run.forget_iterations(self.final.number + 1)
+        if self.status is not None and (others := self.run.forget_iterations(self.final.number + 1)):
+            print(f"{', '.join(f'classifier_{n}' for n in others)} removed: this run ends before.", flush=True)
         write_json(self.run.report, self.report())
 
     def _bring_back_better(self) -> None:

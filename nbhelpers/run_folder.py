@@ -61,11 +61,13 @@ class RunFolder:
         names = (folder.name.removeprefix("classifier_") for folder in self.classifiers.glob("classifier_*"))
         return sorted(int(name) for name in names if name.isdecimal())
 
-    def forget_iterations(self, first: int) -> None:
-        """Removes the classifiers from number `first` on, and their datasets."""
-        for number in [number for number in self.iterations() if number >= first]:
+    def forget_iterations(self, first: int) -> list[int]:
+        """Removes the classifiers from number `first` on, and their datasets; returns their numbers."""
+        numbers = [number for number in self.iterations() if number >= first]
+        for number in numbers:
             shutil.rmtree(self.classifier(number))
             self.dataset(number).unlink(missing_ok=True)
+        return numbers
 
     def copy_iteration(self, number: int, *, to: int) -> None:
         """Gives a classifier and its dataset a second number; a killed copy leaves nothing under it."""

@@ -1,7 +1,7 @@
 """What report.json holds, and the plain warnings that belong beside its figures."""
 
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -158,6 +158,11 @@ def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStor
     texts = {name: int((test["label"] == name).sum()) for name in config.classification.classes}
     unused = [name for name in texts if texts[name] == 0]
     few = {name: n for name, n in texts.items() if 0 < n < FEW}
+    if len(texts) - len(unused) == 1:
+        notes.append(
+            f"The LLM gave all {known} test texts one class. Read some of its answers in notebook 3, and sharpen the "
+            "rules or the classes."
+        )
     if unused:
         notes.append(
             f"No test text is of class {_some(unused)}: its figures mean nothing yet. More than "
@@ -171,6 +176,16 @@ def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStor
             "(training.test_set_size)."
         )
     return notes
+
+
+def tell_baseline(row: Mapping[str, Any], *, target: float, rule: str) -> list[str]:
+    """Why a figure that meets the target does not count: the accuracy is not above the baseline beyond chance."""
+    if row[rule] is None or row[rule] < target or row["accuracy_low"] > row["majority_baseline"]:
+        return []
+    return [
+        f"The target does not count as reached: the interval of the accuracy begins at {row['accuracy_low']:.3f}, not "
+        f"above the baseline of {row['majority_baseline']:.3f}, always saying {row['majority_class']}."
+    ]
 
 
 def _some(names: Sequence[str]) -> str:

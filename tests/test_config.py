@@ -232,8 +232,9 @@ def test_all_problems_are_reported_at_once() -> None:
     ("section", "said"),
     [
         ("trainning", "no such section. Did you mean training?"),
+        ("API", "no such section. Did you mean api?"),
         (
-            "API",
+            "xyzzy",
             "no such section. Known: api, classification, path, system, training, labeling, rules, cost, meta_datagen.",
         ),
         (1, "no such section. Known: api,"),

@@ -14,7 +14,7 @@ from nbhelpers import documents
 from nbhelpers.chunking import chunk_id, truncate
 from nbhelpers.config import Config
 from nbhelpers.errors import ConfigError, ModelNotFoundError
-from nbhelpers.ingest import Ingested, ingest
+from nbhelpers.ingest import Ingested, ingest, tell_unread
 from nbhelpers.run_folder import RunFolder, write_json
 
 GOAL, VOTE, RAIN = "The team won by a late goal.", "The minister lost the vote.", "Rain and snow until noon."
@@ -256,6 +256,9 @@ def test_what_cannot_be_cut_is_truncated_to_exactly_chunk_size(
     assert made.chunks["truncated"].tolist() == [True, False, True]
     assert made.counts["truncated"] == 2
     assert made.chunks["end"].tolist()[::2] == [26, 26]
+    assert fates(made) == {"a.txt": "partly read", "b.jsonl": "read"}  # of a row people know: it is never cut
+    [said] = tell_unread(made.documents)
+    assert said.startswith("Of 2 files 1 partly read: a.txt (1 too long for system.chunk_size without a sentence or ")
 
 
 # Duplicates
@@ -385,6 +388,16 @@ def test_a_missing_folder_is_one_sentence(folder: Path, read_texts: ReadTexts) -
     folder.write_text("a file")
     with pytest.raises(ConfigError, match="is not a folder"):
         read_texts({})
+
+
+def test_what_was_not_read_is_told_in_one_sentence(read_texts: ReadTexts) -> None:
+    unread = {"two\nlines.txt": "", "b.txt": "", "c.doc": "x", "d.txt": ""}
+    made = read_texts({"rows.jsonl": jsonl({"text": GOAL}) + "not json\n", "ok.txt": RAIN, **unread})
+    [said] = tell_unread(made.documents)
+    assert said.startswith("Of 6 files 4 skipped and 1 partly read: b.txt (empty: the file has 0 bytes); c.doc (")
+    assert said.endswith(" and 2 more, see documents.parquet.")
+    assert "\n" not in said
+    assert tell_unread(made.documents.query("status == 'read'")) == []
 
 
 @pytest.mark.parametrize("files", [{}, {".hidden": "x", "deep/~$lock.docx": "x"}])

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from nbhelpers import chat, labeling, local_llm
 from nbhelpers.chunking import chunk_id
 from nbhelpers.config import Config
-from nbhelpers.errors import ChatRefusedError, EndpointError, PromptError, RunFolderError
+from nbhelpers.errors import BudgetError, ChatError, ChatRefusedError, EndpointError, PromptError, RunFolderError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks, label_prompt, read_test_labels, unanswered, write_test_labels
 from nbhelpers.local_llm import LocalLLM
@@ -304,6 +304,34 @@ def test_all_texts_may_fail(make_config: MakeConfig, store: LabelStore) -> None:
     assert labels["label"].isna().all()
     assert all("no final label" in reason for reason in labels["reason"])
     assert labels["reply"].tolist() == ["no idea"] * 3
+
+
+def test_a_model_whose_first_replies_name_no_class_is_not_asked_on(make_config: MakeConfig, store: LabelStore) -> None:
+    at_once = {"concurrency_limit": 4}
+    with ChatServer(lambda model, messages: "I am a teapot.") as server:
+        config = make_config(server.url, system=at_once)
+        with pytest.raises(ChatError, match=r"^No reply of \S+ names a class: .*teapot.*another api\.small_model\.$"):
+            label(some(100), config, store)
+        assert server.calls <= (labeling.HOPELESS + 4) * (1 + labeling.ASKED_AGAIN)
+        server.answer = LABELLER  # the same questions, once it is mended
+        assert label(some(100), config, store)["label"].tolist() == true_labels(some(100))
+
+
+def test_a_model_that_has_named_a_class_is_asked_on_whatever_it_says_then(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    with ChatServer(LABELLER) as server:
+        config = make_config(server.url)
+        label(some(1), config, store)
+        server.answer = lambda model, messages: "I am a teapot."
+        assert label(some(20), config, store)["label"].isna().sum() == 19
+
+
+def test_texts_that_an_endpoint_refuses_do_not_count_as_a_model_that_names_no_class(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    with ChatServer(lambda model, messages: Said(None, finish_reason="content_filter")) as server:
+        assert label(some(20), make_config(server.url), store)["label"].isna().all()
 
 
 # Texts that give orders
@@ -732,9 +760,25 @@ def test_test_labels_come_back_as_they_were_written(make_config: MakeConfig, run
 def test_any_test_labels_come_back(rows: list[tuple[str, str | None, float | None, str, str]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         run = RunFolder(folder)
-        labels = table(rows) if rows else pd.DataFrame(columns=labeling.COLUMNS)
+        labels = table([*rows, ("one has a label", "sports", None, "", "")])
         write_test_labels(run, labels, config=SIMPLE)
         assert values(read_test_labels(run)) == values(labels)
+
+
+@pytest.mark.parametrize(
+    ("reason", "error", "said"),
+    [
+        ("empty reply", ChatError, r"^None of the 2 texts got a label \(empty reply\)\. .*api\.large_model\.$"),
+        (labeling.NOT_ASKED, BudgetError, r"^cost\.budget_usd is spent before the first text"),
+    ],
+)
+def test_a_test_set_without_labels_is_not_written(
+    reason: str, error: type[Exception], said: str, run: RunFolder
+) -> None:
+    labels = table([("a", None, None, reason, ""), ("b", None, None, reason, "")]).assign(source="large")
+    with pytest.raises(error, match=said):
+        write_test_labels(run, labels, config=SIMPLE)
+    assert not run.test_labels.exists()
 
 
 SIMPLE = Config.model_validate(

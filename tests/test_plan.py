@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
-from chat_server import ChatServer, Fault
+from chat_server import ChatServer, Fault, shown_text
 from runs_made import LABELLER, WORDS, prepare, texts_of, write_rows
 
 from nbhelpers.__main__ import main
@@ -285,6 +285,17 @@ def test_an_endpoint_that_answers_nothing_is_said_and_stops_no_notebook(
     assert isinstance(plan.error, EndpointError)
     assert plan.table["calls"].iloc[-1] == 101
     assert plan.table["dollars"].isna().all()
+
+
+@pytest.mark.usefixtures("texts")
+def test_replies_that_name_no_class_are_why_nothing_is_known(
+    make_config: MakeConfig, run: RunFolder, store: LabelStore
+) -> None:
+    with ChatServer(lambda model, messages: "I am a teapot." if shown_text(messages) else "1. Rules.") as server:
+        config = make_config(server.url, training=SIZES)
+        ingest(config, run)
+        plan = make_plan(config, run, store)
+    assert re.search(r"Not all of it could be found out: None of the \d texts got a label \(.*teapot", str(plan))
 
 
 @pytest.mark.usefixtures("texts")

@@ -22,7 +22,7 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels, write_test_labels
 from nbhelpers.prediction import compare_with_truth, final_classifier, how_good, predict_all
 from nbhelpers.rounds import Rounds
-from nbhelpers.run_folder import RunFolder, write_json
+from nbhelpers.run_folder import RunFolder, write_json, write_table
 from nbhelpers.training import TrainingSettings
 
 MakeConfig = Callable[..., Config]
@@ -368,6 +368,7 @@ def compare(
         labels = pd.DataFrame({"chunk_id": tested, "text": "t", "label": labels.to_numpy(), "confidence": None})
         labels = labels.assign(reason="", source="large", reply="")
         write_test_labels(run, labels, config=config)
+        write_table(run.occurrences, predictions[["source", "position"]])
         return compare_with_truth(config, run, predictions)
 
     return compare
@@ -428,6 +429,17 @@ def test_a_text_that_stands_twice_counts_once(compare: Callable[..., Any]) -> No
     shares = compare(twice, "source,position,label\na,0,sports\na,1,sports\n", ["same"])
     assert shares["classifier against the truth"][3] == 1
     assert "the same, on texts no LLM saw" not in shares  # there are none
+
+
+def test_rows_of_the_truth_that_name_no_text_are_told(
+    compare: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    predicted = frame(("a", 0, "sports", "sports", "LLM"), ("a", 1, "sports", None, "classifier"))
+    compare(predicted, "source,position,label\na,0,sports\na,1,sports\n", ["a0"])
+    assert capsys.readouterr().out == ""
+    compare(predicted, "source,position,label\na,0,sports\nb,7,sports\na,2,sports\n", ["a0"])
+    said = "path.truth: 2 of its 3 rows name none of the texts, such as source b, position 7.\n"
+    assert capsys.readouterr().out == said
 
 
 @pytest.mark.parametrize("name", ["None", "NA", "null"])

@@ -339,6 +339,8 @@ def test_always_the_frequent_class_is_no_classifier(start: Start, fits: WordFits
     assert report["final"]["accuracy_low"] > report["target"]
     assert report["final"]["accuracy_low"] <= report["final"]["majority_baseline"]
     assert report["status"] == "max_iters"
+    assert "The target does not count as reached: the interval" in report["notes"][0]
+    assert "always saying sports" in report["notes"][0]
 
 
 def test_above_the_frequent_class_counts(start: Start, fits: WordFits) -> None:
@@ -349,6 +351,7 @@ def test_above_the_frequent_class_counts(start: Start, fits: WordFits) -> None:
     # 100 of 100 right: 0.025 ** (1 / 100)
     assert report["final"]["accuracy_low"] == pytest.approx(0.96378, abs=1e-5)
     assert report["final"]["majority_baseline"] == pytest.approx(0.8, abs=0.1)
+    assert not any("does not count" in note for note in report["notes"])
 
 
 # Looks at the test set
@@ -828,14 +831,18 @@ def test_more_iterations_go_on_where_it_ended(start: Start, server: ChatServer, 
     assert server.asked_twice == []
 
 
-def test_fewer_iterations_leave_no_higher_classifier(start: Start, fits: WordFits, run: RunFolder) -> None:
+def test_fewer_iterations_leave_no_higher_classifier(
+    start: Start, fits: WordFits, run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     fits.blind = [ALL] * 3
     start().run_until_done()
+    assert "removed" not in capsys.readouterr().out
     report = start(training={"max_iters": 2}).run_until_done()
     assert run.iterations() == [1, 2]
     assert report["final"]["classifier"] == "classifier_2"
     assert not run.dataset(3).exists()
     assert len(fits.made) == 3
+    assert capsys.readouterr().out.endswith("\nclassifier_3 removed: this run ends before.\n")
 
 
 def test_a_changed_label_trains_again_from_its_iteration_on(
@@ -960,7 +967,8 @@ def test_if_every_label_failed_one_sentence_says_so(
 ) -> None:
     rounds = start()
     server.answer = lambda model, messages: "I would rather not say."
-    with pytest.raises(ChatError, match=r"^None of the 20 texts got a label \(.+\)\. .*api\.small_model\.$") as error:
+    said = r"^No reply of little names a class: .*I would rather not say.* another api\.small_model\.$"
+    with pytest.raises(ChatError, match=said) as error:
         rounds.step()
     assert "\n" not in str(error.value)
     assert run.iterations() == []
@@ -982,7 +990,7 @@ def test_labels_in_the_validation_set_alone_are_an_error_that_says_so(
 
 def test_a_test_set_without_labels_is_an_error_that_says_so(start: Start, server: ChatServer) -> None:
     server.answer = lambda model, messages: "no idea" if shown_text(messages) else "1. Rules."
-    with pytest.raises(RunFolderError, match="No text of the test set has a label"):
+    with pytest.raises(ChatError, match=r"^No reply of big names a class"):
         start()
 
 
@@ -1156,3 +1164,4 @@ def test_a_single_class_in_all_labels_runs_through(
     assert set(dataset(run, 2)["label"]) == {"sports"}
     assert rounds.class_counts() == {"sports": len(dataset(run, 2)), "politics": 0, "weather": 0}
     assert any("No test text is of class politics, weather" in note for note in report["notes"])
+    assert any("The LLM gave all 40 test texts one class" in note for note in report["notes"])

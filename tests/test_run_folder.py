@@ -71,7 +71,7 @@ def made_iterations(root: Path, numbers: list[int]) -> RunFolder:
 def test_iterations_from_a_number_on_are_forgotten_with_their_datasets(tmp_path: Path) -> None:
     run = made_iterations(tmp_path, [1, 2, 3])
     run.dataset(3).unlink()  # a run may be killed between the two
-    run.forget_iterations(2)
+    assert run.forget_iterations(2) == [2, 3]
     assert run.iterations() == [1]
     assert [path.name for path in run.datasets.iterdir()] == ["dataset_1.jsonl"]
 
