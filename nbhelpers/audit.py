@@ -12,7 +12,6 @@ best-fitting nuisance value alone (95 % with nothing to spare).
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -148,20 +147,6 @@ def compare_raters(first: Sequence[str | None], second: Sequence[str | None], *,
     )
 
 
-def draw_audit(chunk_ids: Sequence[str], n: int, seed: int, *, drawn: Sequence[str] = ()) -> list[str]:
-    """The test texts for a person to check, at random, in the order to check them in.
-
-    The order is decided by a hash of seed and id: a larger n goes on where a smaller one ended.
-
-    Args:
-        chunk_ids: the test set; all of it comes back if n is larger.
-        drawn: an earlier draw, which stays in front (those still there) when the test set has grown since.
-    """
-    rest = set(chunk_ids) - set(drawn)
-    order = sorted(rest, key=lambda name: (hashlib.sha256(f"audit {seed}\n{name}".encode()).digest(), name))
-    return ([name for name in drawn if name in set(chunk_ids)] + order)[:n]
-
-
 def support_claim(drawn_ids: Sequence[str], given: Collection[str], *, declared: Collection[str] = ()) -> Support:
     """Which human labels support a claim about the truth.
 
@@ -169,7 +154,7 @@ def support_claim(drawn_ids: Sequence[str], given: Collection[str], *, declared:
     better. Besides, test texts that a person says were drawn at random in another way, which is taken on trust.
 
     Args:
-        drawn_ids: the whole test set in the order of `draw_audit`.
+        drawn_ids: the whole test set in the order of its draw, which is random, and in which people check it.
         given: the ids that have a human label; those outside the test set are `chosen`.
         declared: ids that a person drew at random (drawn = "random" in `read_human_labels`).
     """

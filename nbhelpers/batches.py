@@ -140,8 +140,8 @@ def settle_labels(
         The same rows, with the columns source (small, large or human), split (train or validation) and drawn (whether
         the text is of a random sample of the pool: drawn at random, or chosen before it could be).
     """
-    labels = send_on(pd.concat(batches, ignore_index=True), rules=rules, config=config, run=run, store=store)
-    human = human_labels(config, run, store).labels
+    labels, human = pd.concat(batches, ignore_index=True), human_labels(config, run, store).labels
+    labels = send_on(labels, people=set(human), rules=rules, config=config, run=run, store=store)
     corrected = labels["chunk_id"].isin(human)
     labels.loc[corrected, "label"] = labels.loc[corrected, "chunk_id"].map(human)
     labels.loc[corrected, "source"] = "human"

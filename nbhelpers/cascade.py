@@ -6,6 +6,8 @@ all texts so far. Which texts were sent, and when, is kept in the label store, s
 the same labels.
 """
 
+from collections.abc import Set
+
 import numpy as np
 import pandas as pd
 
@@ -20,11 +22,14 @@ from nbhelpers.run_folder import RunFolder
 TAKEN_OVER = ["label", "confidence", "reason", "source", "reply"]
 
 
-def send_on(labels: pd.DataFrame, *, rules: str, config: Config, run: RunFolder, store: LabelStore) -> pd.DataFrame:
+def send_on(
+    labels: pd.DataFrame, *, people: Set[str], rules: str, config: Config, run: RunFolder, store: LabelStore
+) -> pd.DataFrame:
     """Replaces the most doubtful labels by the large LLM's.
 
     Args:
         labels: all labels so far by the small LLM, as `label_chunks` gives them.
+        people: texts that a person labelled: they are not sent on, and do not count.
         rules, config, run, store: as for `label_chunks`; the features of the texts are kept in the run folder.
     Returns:
         The same rows; `source` is "large" where the large LLM was asked and answered.
@@ -36,14 +41,14 @@ def send_on(labels: pd.DataFrame, *, rules: str, config: Config, run: RunFolder,
     if share > 0 and so_far not in sent.values():
         before = {chunk_id for chunk_id, at in sent.items() if at < so_far}
         earlier = _taken_over(labels, before, rules, config, store)
-        earlier = earlier[earlier["reason"] != NOT_ASKED]
+        earlier = earlier[(earlier["reason"] != NOT_ASKED) & ~earlier["chunk_id"].isin(people)]
         named, doubts = earlier["label"].notna().to_numpy(), np.ones(len(earlier))
         evidence = _evidence(earlier[named], config, run)
         doubts[named] = doubt(*evidence, classes=config.classification.classes, seed=config.system.seed)
         chosen = send_to_large(doubts, earlier["chunk_id"].isin(before).to_numpy(), share)
         store.add_sent_on(earlier["chunk_id"].iloc[chosen].tolist(), so_far)
         sent = store.sent_on()
-    return _taken_over(labels, {c for c, at in sent.items() if at <= so_far}, rules, config, store)
+    return _taken_over(labels, {c for c, at in sent.items() if at <= so_far} - people, rules, config, store)
 
 
 def examine_labels(labels: pd.DataFrame, *, config: Config, run: RunFolder) -> pd.DataFrame:

@@ -57,8 +57,9 @@ def log_correction(trained_on: Sequence[int], shares: pd.DataFrame) -> list[floa
     """What to add to the logits of a classifier whose train set has other class shares than the pool.
 
     A share of the train set that its interval in the pool does not allow becomes the nearest that it does; all others
-    change by one factor, so that they sum to 1, as far as their intervals allow. So nothing is corrected that chance
-    can explain, and nothing where the train set is itself a random sample.
+    change by one factor, so that they sum to 1, as far as their intervals allow. So hardly anything is corrected that
+    chance can explain. Each interval is a 95 % one by itself: where shares are equal, and 40 of 200 texts are random,
+    something is corrected in 1 of 100 runs with 2 classes, in 9 with 6, in 20 with 20 (in 4 where all are random).
 
     Args:
         trained_on: labelled texts of each class in the train set.

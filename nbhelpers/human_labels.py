@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nbhelpers.audit import Support, TruthEstimate, draw_audit, support_claim, truth_interval
+from nbhelpers.audit import Support, TruthEstimate, support_claim, truth_interval
 from nbhelpers.config import Config
 from nbhelpers.encodings import listed
 from nbhelpers.errors import ConfigError
@@ -77,7 +77,7 @@ def random_labels(test_ids: Sequence[str], *, config: Config, run: RunFolder, st
 
     Args:
         test_ids: the test set, in the order of its draw.
-        config, run, store: the seed of the audit's draw; where people's labels are.
+        config, run, store: where people's labels are.
     """
     people, support = supported(test_ids, config=config, run=run, store=store)
     return {name: people.labels[name] for name in support.claim}
@@ -88,8 +88,7 @@ def supported(
 ) -> tuple[HumanLabels, Support]:
     """All labels by people, and which of them support a claim about the truth; arguments as in `random_labels`."""
     people, test = human_labels(config, run, store), set(test_ids)
-    order = draw_audit(test_ids, len(test_ids), config.system.seed)
-    return people, support_claim(order, people.labels, declared=people.declared & test)
+    return people, support_claim(test_ids, people.labels, declared=people.declared & test)
 
 
 def tell_support(people: HumanLabels, support: Support) -> list[str]:

@@ -27,7 +27,8 @@ from nbhelpers.progress import counter, progress_bar
 from nbhelpers.run_folder import RunFolder, write_text
 from nbhelpers.training import TrainingSettings, fit
 
-# What decides the classes that a classifier predicts; beside a correction of the class shares, a temperature does, too.
+# What decides the classes that a classifier predicts, apart from the machine that it is trained on; beside a correction
+# of the class shares, a temperature does, too.
 MADE_FROM = ("dataset", "calibration", "base_model", "encoder", "classes", "log_prior", "settings")
 DATASET_COLUMNS = ["text", "label", "chunk_id", "source", "confidence"]
 
@@ -198,7 +199,7 @@ def measure(
         predicted,
         probability,
         sampled=dict(zip(others["chunk_id"], said, strict=True)),
-        fingerprint=_hash(json.dumps([made_from, test[["chunk_id", "label"]].to_dict("list")])),
+        fingerprint=_hash(json.dumps([made_from, test[["chunk_id", "label", "predicted"]].to_dict("list")])),
     )
 
 

@@ -355,8 +355,12 @@ class LabelStore:
             return dict(db.execute("SELECT chunk_id, labels FROM sent_on").fetchall())
 
     def add_sent_on(self, chunk_ids: Sequence[str], labels: int) -> None:
-        """Notes that the large LLM is to be asked for these texts from `labels` labels on; the first note stays."""
+        """Notes that the large LLM is to be asked for these texts from `labels` labels on; the first note stays.
+
+        Notes for more labels, which a run with other sizes left, are dropped: these are chosen anew when they come.
+        """
         with self._transaction() as db:
+            db.execute("DELETE FROM sent_on WHERE labels > ?", (labels,))
             for chunk_id in chunk_ids:
                 db.execute("INSERT OR IGNORE INTO sent_on VALUES (?, ?)", (chunk_id, labels))
 

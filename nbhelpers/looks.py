@@ -6,6 +6,7 @@ a raised `max_iters` or as a copy, keeps its number; and one that was trained in
 """
 
 from nbhelpers.config import Config
+from nbhelpers.errors import RunFolderError
 from nbhelpers.evaluation import lower_bound
 from nbhelpers.iteration import Iteration
 from nbhelpers.run_folder import RunFolder, write_json
@@ -39,7 +40,13 @@ def looks_taken(run: RunFolder) -> list[str]:
     """The fingerprints of what was looked at, in order."""
     if not run.looks.exists():
         return []
-    fingerprints: list[str] = run.read_json(run.looks, made_by="04_train")["looks"]
+    try:
+        fingerprints: list[str] = run.read_json(run.looks, made_by="04_train")["looks"]
+    except RunFolderError:
+        raise RunFolderError(
+            f"{run.looks} cannot be read, and how often the test set was looked at stands nowhere else. Put a copy of "
+            "it back, or begin anew: another path.output_dir, and another system.seed, which draws other test texts."
+        ) from None
     return fingerprints
 
 

@@ -93,7 +93,9 @@ class LoopControl:
             says = f"{reached} Stops once the iteration at work is done."
         elif self.busy:
             says = f"{reached} The next one is at work."
-        used_up = status == "no_more_chunks" and not self.rounds.corrected()
+        used_up = not self.rounds.more_to_learn
+        if used_up and not self.busy and not self._error:
+            says = f"{reached} {ENDED['no_more_chunks']}"
         able = not self.busy and status != "budget" and not used_up
         return LoopView(
             says=says,

@@ -70,6 +70,7 @@ class Rounds:
         self._notes: list[str] = []
         self.watchers: dict[str, Callable[[], object]] = {}  # by name; called after each step
         self._earlier = read_earlier(config, run)
+        self._taking_up = True  # what an earlier kernel did, until `begin` is through
         self._turn = threading.RLock()  # one step at a time, whether a cell takes it or a widget's thread
 
     @cached_property
@@ -100,6 +101,16 @@ class Rounds:
     def _own(self) -> list[Iteration]:
         """The iterations that are no copy of an earlier one."""
         return [iteration for iteration in self.done if "copy_of" not in iteration.row]
+
+    @property
+    def _labels(self) -> int:
+        """How many texts the iterations so far have used, failed labels included."""
+        return max((len(iteration.labels) for iteration in self.done), default=0)
+
+    @property
+    def more_to_learn(self) -> bool:
+        """Whether another iteration would have another label than the last one."""
+        return self._labels < len(self.pool.chunks) or self.corrected()
 
     def table(self) -> pd.DataFrame:
         """The iterations so far, a row each, with the figures that matter."""
@@ -189,7 +200,9 @@ class Rounds:
             return
         while not self.done or self._goes_on():
             self.choose(**self._earlier.chosen_for(len(self.done) + 1))
-            self.step()
+            if self.step() is None:  # all texts are labelled, and a person's label is learned from already
+                break
+        self._taking_up = False
         self.choose(**self._earlier.chosen)
 
     def routes(self) -> str:
@@ -198,8 +211,7 @@ class Rounds:
 
     def outlook(self) -> Outlook | None:
         """What one more batch is likely to bring and to cost; None with one iteration, or where no text is left."""
-        labels = max((len(iteration.labels) for iteration in self.done), default=0)
-        more = min(self.config.training.train_set_increment, len(self.pool.chunks) - labels)
+        more = min(self.config.training.train_set_increment, len(self.pool.chunks) - self._labels)
         return look_ahead(self.done, self.test["label"].tolist(), more=more, config=self.config, store=self.store)
 
     def corrected(self) -> bool:
@@ -211,6 +223,7 @@ class Rounds:
 
     def run_until_done(self) -> dict[str, Any]:
         """Iterates until the target, `max_iters` or the end of the texts; returns report.json's content."""
+        self.begin()
         while self.go_on() is not None:
             pass
         return self.report()
@@ -240,7 +253,7 @@ class Rounds:
             run=self.run,
             store=self.store,
         )
-        used_up = number > 1 and sum(map(len, batches)) == max(len(iteration.labels) for iteration in self.done)
+        used_up = number > 1 and sum(map(len, batches)) == self._labels
         if used_up and not self.corrected():
             if self.status is None:
                 self._finish("no_more_chunks")
@@ -341,7 +354,7 @@ class Rounds:
 
         Not while earlier iterations are taken up: what is there then is of the last of them.
         """
-        if self._goes_on():
+        if self._taking_up and self._goes_on():
             return
         write_table(self.run.train_labels, self._own[-1].labels)
         if self.status is not None and (others := self.run.forget_iterations(self.final.number + 1)):

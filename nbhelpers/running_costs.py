@@ -111,7 +111,7 @@ def classifier_rate(run: RunFolder, name: str) -> Rate | None:
 
 
 def making(config: Config, run: RunFolder, store: LabelStore) -> Making:
-    """What this run folder's classifiers took to make; calls and trainings of earlier runs on it count too."""
+    """What this run folder's classifiers took to make: all calls ever, and the trainings of those that are there."""
     calls = store.usage()
     llm_seconds = sum(
         seconds / _at_once(config, size) for size, seconds in zip(calls["size"], calls["seconds"], strict=True)

@@ -240,7 +240,7 @@ def _pick_next(free: Integers, evidence: Evidence, probabilities: Floats, n: int
 def _shared_out(n: int, weights: Floats, *, seed: list[int]) -> Integers:
     """n texts shared out to classes by their weights; what is left over goes to the largest remainders, else by chance.
 
-    Example: 4 texts, weights 0, 1, 1, 2 -> 0, 1, 1, 2; one text less -> 0, 1, 0, 2 or 0, 0, 1, 2.
+    Example: 4 texts, weights 0, 1, 1, 2 -> 0, 1, 1, 2; 1 text, weights 1, 1 -> 1, 0 or 0, 1.
     """
     exact = n * weights / max(float(weights.sum()), 1e-12)
     shares: Integers = np.floor(exact).astype(np.int64)

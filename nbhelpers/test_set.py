@@ -120,12 +120,14 @@ def draw_test_set(chunk_ids: Sequence[str], *, size: int, seed: int, drawn: Sequ
         chunk_ids: all chunks there are now.
         size: how many to draw.
         seed: fixes the draw.
-        drawn: an earlier draw. Its chunks stay (those still there), and only what is missing is drawn.
+        drawn: an earlier draw. Its chunks stay (those still there), and only what is missing is drawn: in an order of
+            its own, since the texts that come next in the first one are those that were drawn at random for training.
     Example: 5 chunks, size 2, drawn ["c"] -> ["c", one of the other four].
     """
     present = set(chunk_ids)
     kept = [chunk_id for chunk_id in drawn if chunk_id in present][:size]
-    rest = random_order([chunk_id for chunk_id in chunk_ids if chunk_id not in set(kept)], seed)
+    purpose = "more test texts" if drawn else "order"
+    rest = random_order([chunk_id for chunk_id in chunk_ids if chunk_id not in set(kept)], seed, purpose=purpose)
     return kept + rest[: size - len(kept)]
 
 

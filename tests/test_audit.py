@@ -2,7 +2,6 @@ import math
 from functools import cache
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,7 +10,6 @@ from nbhelpers import audit
 from nbhelpers.audit import (
     TruthEstimate,
     compare_raters,
-    draw_audit,
     support_claim,
     truth_interval,
 )
@@ -73,25 +71,6 @@ def test_no_text_is_lost_and_order_of_raters_does_not_change_the_agreement(pairs
 
 
 # The draw, and what it supports
-
-
-@given(st.lists(st.text(min_size=1), min_size=2, max_size=60, unique=True), st.integers(0, 99), st.randoms())
-def test_a_larger_draw_goes_on_where_a_smaller_one_ended(ids, seed, random):
-    whole = draw_audit(ids, len(ids) + 5, seed)
-    assert sorted(whole) == sorted(ids)
-    mixed = random.sample(ids, len(ids))
-    assert draw_audit(mixed, len(ids) // 2, seed) == whole[: len(ids) // 2]
-    fewer = [name for name in ids if name != whole[0]]
-    assert draw_audit(fewer, len(fewer), seed) == whole[1:]  # leaving one out does not move the others
-    kept = draw_audit([*ids, *(f"new {name}" for name in ids)], 2 * len(ids), seed, drawn=whole)
-    assert kept[: len(ids)] == whole
-
-
-def test_the_draw_is_random_over_seeds():
-    ids = [str(i) for i in range(20)]
-    times = pd.Series([name for seed in range(2000) for name in draw_audit(ids, 5, seed)]).value_counts()
-    assert len(times) == 20
-    assert times.between(400, 600).all()  # 500 each; sd 19
 
 
 def test_only_the_draw_up_to_its_first_gap_supports_a_claim():

@@ -52,12 +52,12 @@ def opened(
     monkeypatch.setattr(cascade, "doubt", doubt)
     server.answer = answer
 
-    def open_again(**labeling: Any) -> Rounds:
+    def open_again(*, train_set_size: int = 40, max_iters: int = 2, **labeling: Any) -> Rounds:
         sizes = {
-            "train_set_size": 40,
+            "train_set_size": train_set_size,
             "train_set_increment": 20,
             "test_set_size": 20,
-            "max_iters": 2,
+            "max_iters": max_iters,
             "selection": "random",
         }
         config = make_config(
@@ -117,6 +117,26 @@ def test_a_repeated_run_has_the_same_labels_and_trains_nothing_again(
     assert len(fits.made) == made
     for old, new in zip(before, [dataset(run, n) for n in (1, 2)], strict=True):
         pd.testing.assert_frame_equal(old, new)
+
+
+def test_after_a_run_with_more_labels_the_share_is_kept_at_every_size(opened: Open) -> None:
+    opened(cascade=0.25, train_set_size=60, max_iters=1).run_until_done()
+    again = opened(cascade=0.25)
+    again.run_until_done()
+    assert [made.row["labelled_by"]["large"] for made in again.done] == [10, 15]
+
+
+def test_texts_that_a_person_labelled_are_not_sent_on(opened: Open, server: ChatServer, store: LabelStore) -> None:
+    rounds = opened(cascade=0.25)
+    odd = rounds.pool.chunks.loc[rounds.pool.chunks["text"].str.contains(ODD), ["chunk_id", "text"]]
+    for chunk_id in odd["chunk_id"]:
+        store.set_human_label(chunk_id, "sports")
+    rounds.run_until_done()
+    asked = {shown_text(body["messages"]) for body in server.requests if body["model"] == "big"}
+    assert not asked & (set(odd["text"]) - set(rounds.test["text"]))
+    labels = rounds.final.labels
+    others = labels[~labels["chunk_id"].isin(odd["chunk_id"])]
+    assert (others["source"] == "large").sum() == len(others) // 4
 
 
 def test_where_the_large_llm_names_no_class_the_small_ones_label_stays(opened: Open, server: ChatServer) -> None:

@@ -208,6 +208,8 @@ def test_when_a_text_was_sent_on_stays(store: LabelStore) -> None:
     store.add_sent_on(["c1", "c2"], 40)
     store.add_sent_on(["c2", "c3"], 80)
     assert store.sent_on() == {"c1": 40, "c2": 40, "c3": 80}
+    store.add_sent_on(["c4"], 60)  # by a run with other sizes
+    assert store.sent_on() == {"c1": 40, "c2": 40, "c4": 60}
 
 
 def test_what_was_found_out_is_kept_and_replaced(store: LabelStore) -> None:

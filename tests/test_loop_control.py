@@ -8,7 +8,7 @@ import pytest
 from chat_server import ChatServer, Fault
 from runs_made import LABELLER, WORDS, WordFits
 
-from nbhelpers.loop_control import LoopControl
+from nbhelpers.loop_control import ENDED, LoopControl
 from nbhelpers.rounds import Rounds
 
 Open = Callable[..., Rounds]
@@ -71,6 +71,17 @@ def test_it_runs_until_an_end_and_then_only_one_at_a_time(open_rounds: Open, gat
     control.one_more()
     control.wait()
     assert len(control.rounds.done) == 5
+
+
+def test_where_no_text_is_left_there_is_no_more_to_do(open_rounds: Open, gate: Gate) -> None:
+    gate.open.set()
+    control = begun(open_rounds(train_set_increment=200, max_iters=2))
+    assert (control.view().may_step, control.view().may_run) == (True, True)
+    control.run_until_done()
+    control.wait()
+    assert control.rounds.status == "max_iters"
+    assert (control.view().may_step, control.view().may_run) == (False, False)
+    assert control.view().says.endswith(ENDED["no_more_chunks"])
 
 
 def test_stop_ends_after_the_iteration_at_work(open_rounds: Open, gate: Gate) -> None:

@@ -10,7 +10,6 @@ from chat_server import ChatServer
 from runs_made import WordFits, dataset, prepare, texts_of, word_of, write_rows
 
 from nbhelpers import review
-from nbhelpers.audit import draw_audit
 from nbhelpers.config import Config
 from nbhelpers.errors import RunFolderError
 from nbhelpers.label_store import LabelStore
@@ -295,7 +294,7 @@ def test_the_audit_is_blind_until_all_are_decided_and_then_says_how_good_the_llm
 ) -> None:
     audit = review.open_audit(rounds.config, run, store, n=10)
     before = read_test_labels(run)
-    assert audit.texts["chunk_id"].tolist() == draw_audit(before["chunk_id"].tolist(), 10, rounds.config.system.seed)
+    assert audit.texts["chunk_id"].tolist() == before["chunk_id"].tolist()[:10]
     assert "Nobody has checked" in review.tell_audit(rounds.config, run, store)
     for number in range(10):
         view = audit.view()

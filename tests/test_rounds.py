@@ -422,7 +422,7 @@ def test_other_test_labels_are_another_look_at_the_same_classifier(
 
 
 def test_another_encoder_or_correction_makes_another_classifier_and_a_temperature_only_with_one(
-    start: Start, fits: WordFits
+    start: Start, fits: WordFits, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rounds = start(training={"max_iters": 1})
     rounds.step()
@@ -438,6 +438,9 @@ def test_another_encoder_or_correction_makes_another_classifier_and_a_temperatur
     corrected = fingerprint(log_prior=[0.5, 0.0, 0.0])
     assert corrected != rounds.final.fingerprint
     assert fingerprint(temperature=3.0) != corrected  # scores, but not what was added to them, are divided by it
+    assert fingerprint(temperature=2.0) == corrected
+    monkeypatch.setattr(iteration, "predict", lambda _, texts: (["sports"] * len(texts), [1.0] * len(texts)))
+    assert fingerprint() != corrected  # such as trained from the same on another machine
 
 
 def test_the_claim_is_about_a_classifier_that_was_brought_back(
@@ -808,6 +811,43 @@ def test_a_second_start_that_is_killed_leaves_the_labels_of_the_first(
         again.run_until_done()
     assert len(again.done) == 1
     assert run.train_labels.read_bytes() == before
+
+
+def test_an_iteration_beyond_a_copy_is_reported_in_a_second_start_without_the_copy(
+    start: Start, fits: WordFits, run: RunFolder
+) -> None:
+    fits.blind = [{"goal"}, ALL, {"goal"}]
+    sizes = {"train_set_size": 50, "train_set_increment": 20}
+    rounds = start(training={**sizes, "max_iters": 2})
+    rounds.run_until_done()
+    rounds.step()  # after the copy, which is classifier_3
+    again = start(training={**sizes, "max_iters": 6})
+    again.begin()
+    report = again.run_until_done()
+    assert report["status"] == "target_reached"
+    assert report_of(run) == report
+    assert [row["iteration"] for row in report["iterations"]] == [1, 2, 3]
+    assert report["final"]["classifier"] == "classifier_3"
+
+
+def test_where_all_texts_are_labelled_a_persons_correction_is_taken_up_once(
+    start: Start, fits: WordFits, run: RunFolder, store: LabelStore
+) -> None:
+    fits.blind = [ALL] * 9
+    sizes = {"train_set_increment": 200, "max_iters": 2}
+    rounds = start(training=sizes)
+    rounds.run_until_done()
+    assert not rounds.more_to_learn
+    first = rounds.final.labels.iloc[0]
+    store.set_human_label(first["chunk_id"], "politics" if first["label"] != "politics" else "sports")
+    assert rounds.more_to_learn
+    rounds.step()
+    again = start(training=sizes)
+    steps = iter(range(9))
+    again.watchers["steps"] = lambda: next(steps)  # StopIteration, where it would go on for ever
+    again.begin()
+    assert [made.number for made in again.done] == [1, 2]
+    assert report_of(run)["status"] == "max_iters"
 
 
 def test_the_same_run_again_changes_nothing(start: Start, server: ChatServer, fits: WordFits, run: RunFolder) -> None:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from nbhelpers.config import Config, RulesSection, Training, parse_config
 from nbhelpers.errors import NotEnoughChunksError, RunFolderError
 from nbhelpers.run_folder import RunFolder, write_json, write_table
+from nbhelpers.selection import random_order
 from nbhelpers.test_set import Pool, check_enough, draw_test_set, open_pilot, open_pool, open_test_set, training_pool
 
 IDS = [f"{i:016x}" for i in range(1000)]
@@ -80,6 +81,14 @@ def test_a_chunk_that_vanished_is_replaced_and_the_others_stay() -> None:
     assert again[:8] == drawn[:2] + drawn[4:]
     assert len(set(again)) == 10
     assert set(again) <= set(present)
+
+
+def test_a_test_set_that_grows_does_not_take_the_texts_drawn_at_random_for_training() -> None:
+    drawn = draw_test_set(IDS, size=100, seed=0)
+    trained = random_order([chunk_id for chunk_id in IDS if chunk_id not in drawn], 0)[:100]
+    larger = draw_test_set(IDS, size=200, seed=0, drawn=drawn)
+    assert larger[:100] == drawn
+    assert len(set(larger) & set(trained)) < 30  # 11 expected
 
 
 @settings(deadline=None)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def measure(data: Path, url: str, folder: Path, *, cascade: float = 0.0) -> tupl
             batches.append(count("small", lambda chosen=chosen: label(chosen, "small")))
             if cascade:
                 so_far = pd.concat(batches, ignore_index=True)
-                count("large", lambda so_far=so_far: send_on(so_far, rules=rules, config=config, run=run, store=store))
+                count("large", partial(send_on, so_far, people=set(), rules=rules, config=config, run=run, store=store))
             free = free[~free["chunk_id"].isin(set(ids))]
     return plan, probes, used
 
