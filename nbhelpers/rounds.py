@@ -358,7 +358,8 @@ class Rounds:
             return
         write_table(self.run.train_labels, self._own[-1].labels)
         if self.status is not None and (others := self.run.forget_iterations(self.final.number + 1)):
-            print(f"{', '.join(f'classifier_{n}' for n in others)} removed: this run ends before.", flush=True)
+            removed = ", ".join(f"classifier_{number}" for number in others)
+            print(f"{removed} removed: this run ends with classifier_{self.final.number}.", flush=True)
         write_json(self.run.report, self.report())
 
     def _bring_back_better(self) -> None:

@@ -882,7 +882,7 @@ def test_fewer_iterations_leave_no_higher_classifier(
     assert report["final"]["classifier"] == "classifier_2"
     assert not run.dataset(3).exists()
     assert len(fits.made) == 3
-    assert capsys.readouterr().out.endswith("\nclassifier_3 removed: this run ends before.\n")
+    assert capsys.readouterr().out.endswith("\nclassifier_3 removed: this run ends with classifier_2.\n")
 
 
 def test_a_changed_label_trains_again_from_its_iteration_on(
