@@ -133,7 +133,7 @@ def test_the_matrix_of_the_test_set_is_walked_by_keyboard_and_changes_nothing(
 def test_the_audit_goes_on_after_the_kernel_was_killed_and_ends_with_how_good_the_llm_is(
     open_notebook: OpenIt, case: Case, config: Path, store: LabelStore
 ) -> None:
-    drawn = read_test_labels(RunFolder(case.output))["chunk_id"].tolist()
+    drawn = read_test_labels(RunFolder(case.output))["chunk_id"].tolist()[:40]
     keys = {"not spam": "1", "spam": "2"}
     notebook = open_notebook("03_test_labels", config).run_all()
     audit = shown(notebook, AUDIT)
