@@ -2,8 +2,8 @@
 
 Doubt comes from the label's confidence and a cross-validated classifier together (see doubt); a text that got no label
 is most in doubt. At each iteration so many texts are sent on that the large LLM was asked about `labeling.cascade` of
-all texts so far. Which texts were sent, and when, is kept in the label store, so that an iteration that is repeated has
-the same labels.
+all texts so far that no person has labelled. Which texts were sent, and when, is kept in the label store, so that an
+iteration that is repeated has the same labels.
 """
 
 from collections.abc import Set

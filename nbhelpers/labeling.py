@@ -398,7 +398,7 @@ class _Asker:
             self._hopeful = True
             self.bar.update(1)
             return reply, form
-        else:
+        else:  # it was asked to the end
             self._unread += 1
         self.bar.update(1)
         if self._unread >= HOPELESS and not self._hopeful:

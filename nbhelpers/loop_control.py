@@ -88,14 +88,13 @@ class LoopControl:
         """How things stand."""
         status, last = self.rounds.status, self.rounds.final.row
         reached = f"Iteration {last['iteration']}: accuracy {last['accuracy']:.1%} against the LLM's labels."
-        says = self._error or f"{reached} {ENDED.get(status or '', 'The target is not reached yet.')}"
+        used_up = not self.rounds.more_to_learn
+        end = "no_more_chunks" if used_up and status == "max_iters" else status or ""
+        says = self._error or f"{reached} {ENDED.get(end, 'The target is not reached yet.')}"
         if self.busy and self._stop.is_set():
             says = f"{reached} Stops once the iteration at work is done."
         elif self.busy:
             says = f"{reached} The next one is at work."
-        used_up = not self.rounds.more_to_learn
-        if used_up and not self.busy and not self._error:
-            says = f"{reached} {ENDED['no_more_chunks']}"
         able = not self.busy and status != "budget" and not used_up
         return LoopView(
             says=says,

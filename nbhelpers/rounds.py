@@ -167,12 +167,7 @@ class Rounds:
         ids = self.test["chunk_id"].tolist()
         people = tell_support(*supported(ids, config=self.config, run=self.run, store=self.store))
         unread = tell_unread(self.run.read_table(self.run.documents, made_by="01_ingest"))
-        system = self.config.system
-        baseline = [
-            note
-            for iteration in self.done[-1:]
-            for note in tell_baseline(iteration.row, target=system.required_accuracy, rule=system.stop_rule)
-        ]
+        baseline = tell_baseline(self.final.row, config=self.config) if self.done else []
         support = warnings(self.test, self.pool, config=self.config, store=self.store)
         return [*self._notes, *baseline, *unread, *support, *people]
 

@@ -22,6 +22,7 @@ from nbhelpers.llms import usage
 from nbhelpers.reliability import calibration_error, reliability_table, threshold_for
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.running_costs import llm_rate
+from nbhelpers.stopping import target_reached
 from nbhelpers.test_set import Pool
 
 REPORTED_VERSIONS = ("nbhelpers", "torch", "transformers", "openai", "pandas", "scikit-learn")
@@ -178,9 +179,10 @@ def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStor
     return notes
 
 
-def tell_baseline(row: Mapping[str, Any], *, target: float, rule: str) -> list[str]:
-    """Why a figure that meets the target does not count: the accuracy is not above the baseline beyond chance."""
-    if row[rule] is None or row[rule] < target or row["accuracy_low"] > row["majority_baseline"]:
+def tell_baseline(row: Mapping[str, Any], *, config: Config) -> list[str]:
+    """Why an iteration's figure that meets the target does not count: it is not above the baseline beyond chance."""
+    rule, target = config.system.stop_rule, config.system.required_accuracy
+    if row[rule] is None or row[rule] < target or target_reached(row, target=target, rule=rule):
         return []
     return [
         f"The target does not count as reached: the interval of the accuracy begins at {row['accuracy_low']:.3f}, not "

@@ -82,6 +82,8 @@ def test_where_no_text_is_left_there_is_no_more_to_do(open_rounds: Open, gate: G
     assert control.rounds.status == "max_iters"
     assert (control.view().may_step, control.view().may_run) == (False, False)
     assert control.view().says.endswith(ENDED["no_more_chunks"])
+    control.rounds.status = "target_reached"
+    assert control.view().says.endswith(ENDED["target_reached"])
 
 
 def test_stop_ends_after_the_iteration_at_work(open_rounds: Open, gate: Gate) -> None:

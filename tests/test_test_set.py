@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nbhelpers.audit import support_claim
 from nbhelpers.config import Config, RulesSection, Training, parse_config
 from nbhelpers.errors import NotEnoughChunksError, RunFolderError
 from nbhelpers.run_folder import RunFolder, write_json, write_table
@@ -89,6 +90,12 @@ def test_a_test_set_that_grows_does_not_take_the_texts_drawn_at_random_for_train
     larger = draw_test_set(IDS, size=200, seed=0, drawn=drawn)
     assert larger[:100] == drawn
     assert len(set(larger) & set(trained)) < 30  # 11 expected
+
+
+def test_what_a_person_checked_still_counts_once_the_test_set_has_grown() -> None:
+    checked = draw_test_set(IDS, size=40, seed=0)
+    larger = draw_test_set(IDS, size=60, seed=0, drawn=checked)
+    assert support_claim(larger, checked).claim == checked
 
 
 @settings(deadline=None)
