@@ -74,7 +74,7 @@ def tell_unread(documents: pd.DataFrame) -> list[str]:
     places = unread[["source", "reason"]].head(NAMED).itertuples(index=False)
     named = [" ".join(f"{source} ({reason})".split()) for source, reason in places]
     more = f" and {len(unread) - NAMED} more, see documents.parquet" if len(unread) > NAMED else ""
-    return [f"Of {len(documents)} files {' and '.join(told)}: {'; '.join(named)}{more}."]
+    return [f"Of {len(documents)} files, {' and '.join(told)}: {'; '.join(named)}{more}."]
 
 
 def count_ingest(documents: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, int]:

@@ -258,7 +258,7 @@ def test_what_cannot_be_cut_is_truncated_to_exactly_chunk_size(
     assert made.chunks["end"].tolist()[::2] == [26, 26]
     assert fates(made) == {"a.txt": "partly read", "b.jsonl": "read"}  # of a row people know: it is never cut
     [said] = tell_unread(made.documents)
-    assert said.startswith("Of 2 files 1 partly read: a.txt (1 too long for system.chunk_size without a sentence or ")
+    assert said.startswith("Of 2 files, 1 partly read: a.txt (1 too long for system.chunk_size without a sentence or ")
 
 
 # Duplicates
@@ -394,7 +394,7 @@ def test_what_was_not_read_is_told_in_one_sentence(read_texts: ReadTexts) -> Non
     unread = {"two\nlines.txt": "", "b.txt": "", "c.doc": "x", "d.txt": ""}
     made = read_texts({"rows.jsonl": jsonl({"text": GOAL}) + "not json\n", "ok.txt": RAIN, **unread})
     [said] = tell_unread(made.documents)
-    assert said.startswith("Of 6 files 4 skipped and 1 partly read: b.txt (empty: the file has 0 bytes); c.doc (")
+    assert said.startswith("Of 6 files, 4 skipped and 1 partly read: b.txt (empty: the file has 0 bytes); c.doc (")
     assert said.endswith(" and 2 more, see documents.parquet.")
     assert "\n" not in said
     assert tell_unread(made.documents.query("status == 'read'")) == []
