@@ -58,7 +58,7 @@ def label_probabilities(tokens: Sequence[Token] | None, label: str, classes: Seq
     """
     if not tokens:
         return None
-    place = "".join(token.text for token in tokens).casefold().rfind(label.casefold())
+    place = _lower("".join(token.text for token in tokens)).rfind(_lower(label))
     if place < 0:
         return None
     mass, branch, start, compared = dict.fromkeys(classes, 0.0), 1.0, 0, False
@@ -81,6 +81,11 @@ def label_probabilities(tokens: Sequence[Token] | None, label: str, classes: Seq
     mass[label] += branch
     total = sum(mass.values())
     return {name: part / total for name, part in mass.items()} if compared and total > 0 else None
+
+
+def _lower(text: str) -> str:
+    """In lower case, and as long as it was: a place in it is one in the text."""
+    return "".join(lower if len(lower := character.lower()) == 1 else character for character in text)
 
 
 def _begun_by(said: str, classes: Sequence[str]) -> list[str]:

@@ -187,8 +187,9 @@ class ApiChat:
             ChatRefusedError: asking again would not help (key, model, request); says what to change.
             EndpointError: the endpoint answers nothing at all; says how long it was tried.
             CallFailedError: this call kept failing while others were answered.
+            Each has the tokens that its attempts used, `lost`; None where the last one broke off midway.
         """
-        started, attempts, lost = time.monotonic(), 0, (0, 0)
+        started, attempts, lost, broke_off = time.monotonic(), 0, (0, 0), False
         failed_at, alone = started, 0  # how often it failed though others were answered since its last failure
         while True:
             await self._throttle.acquire()
@@ -197,6 +198,7 @@ class ApiChat:
                 while True:
                     if admit is not None:
                         await admit(lost)
+                    broke_off = False
                     outcome, used = await self._attempt(messages, max_tokens, extra or {})
                     lost = _added(lost, used)
                     if isinstance(outcome, Reply):
@@ -205,6 +207,7 @@ class ApiChat:
                         self._throttle.served()
                         return _with_tokens(outcome, *lost)
                     attempts += 1
+                    broke_off = outcome.unreachable and used != (0, 0)
                     # An endpoint that is told to hurry answers later: waits grow, and are never quite the same.
                     wait = min(FIRST_WAIT_SECONDS * 2 ** min(attempts - 1, 10), LONGEST_WAIT_SECONDS)
                     wait = max(wait, outcome.least_wait) * (1 + 0.25 * random.random())
@@ -222,6 +225,9 @@ class ApiChat:
                         break
                     # The place is kept while waiting: an endpoint in trouble is asked less, not more.
                     await asyncio.sleep(min(wait, self._patience_left(started)))
+            except (ChatRefusedError, EndpointError) as error:
+                error.lost = None if broke_off else lost  # a request that is refused costs nothing
+                raise
             finally:
                 if placed:
                     self._throttle.release()

@@ -47,7 +47,9 @@ class PromptError(NbhelpersError):
 
 
 class ChatError(NbhelpersError):
-    pass
+    """`lost`: the tokens sent and received for nothing, where that is known; None where it is not."""
+
+    lost: tuple[int, int] | None = None
 
 
 class ChatRefusedError(ChatError):
@@ -59,7 +61,7 @@ class EndpointError(ChatError):
 
 
 class CallFailedError(ChatError):
-    """`lost`: the tokens sent and received for nothing."""
+    lost: tuple[int, int]
 
     def __init__(self, message: str, lost: tuple[int, int] = (0, 0)) -> None:
         super().__init__(message)

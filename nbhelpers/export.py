@@ -53,6 +53,17 @@ def write_meta_dataset(config: Config, run: RunFolder) -> int:
     return len(lines)
 
 
+def check_extras(config: Config) -> None:
+    """Refuses what `write_meta_dataset` could not use, before the labels are paid for that it needs.
+
+    Raises:
+        PromptError: as `write_meta_dataset`.
+    """
+    if config.meta_datagen.do_meta_datagen:
+        for name in config.meta_datagen.meta_datagen_extras:
+            _read_template(name)
+
+
 def _labels(run: RunFolder) -> list[dict[str, str]]:
     """Text, label and reply of everything that an LLM labelled; a local model's reply is its label."""
     train = run.read_table(run.train_labels, made_by="04_train")

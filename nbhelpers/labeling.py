@@ -369,8 +369,8 @@ class _Asker:
                 self.store.record_failure(**call, reason=str(error), usage=nothing)
                 settle(nothing)
                 break
-            except NbhelpersError:
-                self.budget.abandon(key)
+            except NbhelpersError as error:
+                self.budget.abandon(key, self.size, error.lost if isinstance(error, ChatError) else None)
                 raise
             try:
                 label = parse_label(reply.text, self.classes, text=text, finish_reason=reply.finish_reason)

@@ -94,7 +94,7 @@ class LocalLLM:
         stop: Sequence[str] = (),
         seed: int | None = None,
         progress: Callable[[int], None] | None = None,
-    ) -> tuple[str, int, int]:
+    ) -> tuple[str, int, int, bool]:
         """Answer a conversation.
 
         Args:
@@ -104,7 +104,8 @@ class LocalLLM:
             seed: makes sampling repeatable; None draws anew.
             progress: called with the number of tokens written so far.
         Returns:
-            The reply, the prompt's tokens, the reply's tokens.
+            The reply, the prompt's tokens, the reply's tokens, and whether it came to its end before it was cut off
+            (by max_tokens, or where the model's context ends).
         Raises:
             ChatRefusedError: the prompt does not fit the model's context.
         """
@@ -117,6 +118,7 @@ class LocalLLM:
                     f"The prompt has {len(ids)} tokens and {self.name} takes {self._context()}: "
                     "shorten the rules, or use a model with a longer context."
                 )
+            longest = min(max_tokens, room)
             options: dict[str, Any] = {"do_sample": temperature > 0}
             if temperature > 0:
                 options["temperature"] = temperature
@@ -131,14 +133,15 @@ class LocalLLM:
                 output = model.generate(
                     input_ids=prompt,
                     attention_mask=torch.ones_like(prompt),
-                    max_new_tokens=min(max_tokens, room),
+                    max_new_tokens=longest,
                     pad_token_id=self._pad(),
                     **options,
                 )
             answer = output[0, len(ids) :]
             reply = str(tokenizer.decode(answer, skip_special_tokens=True))
             ends = [place for place in (reply.find(text) for text in stop if text) if place >= 0]
-            return reply[: min(ends)].strip() if ends else reply.strip(), len(ids), len(answer)
+            text = reply[: min(ends)] if ends else reply
+            return text.strip(), len(ids), len(answer), bool(ends) or len(answer) < longest
 
     def score_classes(
         self,

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nbhelpers.config import repository_root
 from nbhelpers.errors import ModelNotFoundError
 
 if TYPE_CHECKING:
@@ -59,8 +60,9 @@ def find_model(name: str | Path) -> Path:
     """Find a model on this machine, or fetch it from the hub.
 
     Args:
-        name: a folder with config.json and weights, a .gguf file (or a folder that holds one), a Hugging Face id, or
-            the short name of a packaged model. Example: "all-MiniLM-L6-v2".
+        name: a folder with config.json and weights, a .gguf file (or a folder that holds one), by its path from the
+            working directory or the repository's root; a Hugging Face id, or the short name of a packaged model.
+            Example: "all-MiniLM-L6-v2".
     Returns:
         A folder, or a .gguf file, that transformers loads without network.
     Raises:
@@ -68,8 +70,9 @@ def find_model(name: str | Path) -> Path:
     """
     text = str(name).strip()
     path = Path(text).expanduser()
-    if text and path.exists():
-        return _checked_path(path)
+    for place in (path, repository_root() / path):
+        if text and place.exists():
+            return _checked_path(place)
     looks_like_path = isinstance(name, Path) or text.startswith((".", "/", "~")) or text.lower().endswith(".gguf")
     if looks_like_path or not text or text.count("/") > 1 or "\\" in text:
         raise ModelNotFoundError(

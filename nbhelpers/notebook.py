@@ -15,6 +15,7 @@ from nbhelpers.config import (
     refuse_literal_keys,
 )
 from nbhelpers.errors import ConfigError
+from nbhelpers.export import check_extras
 from nbhelpers.ingest import check_output
 from nbhelpers.label_store import LabelStore
 from nbhelpers.lock import one_step
@@ -64,6 +65,7 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
         namespace: `globals()` of the notebook.
     Raises:
         ConfigError: a parameter that no notebook has, a key written out among the parameters, or a faulty config.
+        PromptError: a file of `meta_datagen_extras` is missing or no list of messages.
         RunFolderError: something that the step reads is not there.
     """
     by_hand = interactive()
@@ -80,6 +82,7 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
     check_output(config)
     if stage > "02_rules":  # before more is paid for; where each text stands, for which label, is known after 01
         read_truth(config)
+    check_extras(config)
     folder = RunFolder(config.path.output_dir)
     with one_step(folder.root):
         read = begin(find_stage(stage), config, folder)

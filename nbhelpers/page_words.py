@@ -86,9 +86,9 @@ def meaning(report: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]],
     last = report["iterations"][-1]
     low, high = (round(100 * last[f"accuracy_{end}"]) for end in ("low", "high"))
     said = [
-        f"Of 100 new texts like these, expect the classifier to give about {round(100 * last['accuracy'])} the label "
-        f"that {labeller} would give; anything from {low} to {high} is in keeping with the {last['test_size']:,} test "
-        "texts. They were drawn at random and never trained on."
+        f"Of every 100 new texts like these, expect the classifier to give about {round(100 * last['accuracy'])} the "
+        f"label that {labeller} would give; in the long run, anything from {low} to {high} is in keeping with the "
+        f"{last['test_size']:,} test texts. They were drawn at random and never trained on."
     ]
     known = against_truth(report, truth)
     if known is None:

@@ -333,7 +333,9 @@ def rounded_percent(share: float) -> str:
     """Whole percents; a dash where there is nothing to tell."""
     if math.isnan(share):
         return "–"
-    return "< 1 %" if 0 < share < 0.005 else f"{share * 100:.0f} %"
+    if 0 < share <= 0.005:
+        return "< 1 %"
+    return "> 99 %" if 0.995 <= share < 1 else f"{share * 100:.0f} %"
 
 
 def exact_percent(share: float) -> str:

@@ -224,7 +224,7 @@ class _Planner:
         if "02_rules" not in self.steps:
             return read_rules(self.run) if self.steps else None, 0
         asked, api = rules_prompt(config)[0], config.api_of("large")
-        key = stored_under(config, "large", text="", prompt=asked)
+        key = stored_under(config, "large", text="", prompt=asked, sample=int(given is not None))
         free = bool(self.store.get_answers([key])) or (given is not None and api.mode == "api")
         if (self.probe and self.error is None) or free:
             try:

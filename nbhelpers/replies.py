@@ -121,10 +121,15 @@ class _Names:
     def __init__(self, classes: Sequence[str]) -> None:
         self.classes = list(classes)
         self.by_fold: dict[str, list[int]] = {}
+        positions = set(range(len(self.classes)))
         for index, name in enumerate(self.classes):
             self.by_fold.setdefault(_fold(name), []).append(index)
-        # Where classes are numbers themselves (one to five stars), a number that is no name may not mean a position.
-        self.numbers_are_names = any(_NUMBER.fullmatch(name) for name in self.by_fold)
+        # Where classes are numbers, or hold one that is another class's position (1 star, 2 stars), a number that is no
+        # name may not mean a position.
+        self.numbers_are_names = any(
+            _NUMBER.fullmatch(name) or {int(number) for number in _NUMBER.findall(name)} & (positions - {*places})
+            for name, places in self.by_fold.items()
+        )
 
     def find(self, value: str) -> str | None:
         """The class that `value` states by name, by number, or by both; None if it does not, or if they disagree."""

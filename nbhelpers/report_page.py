@@ -204,7 +204,10 @@ FIGURES: dict[str, Callable[[Mapping[str, Any]], Figure | Axes]] = {
 def _config_yaml(config: Mapping[str, Any]) -> str:
     """The config to be read elsewhere: paths from the repository's root, as people write them, or from one's home."""
     text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=100)
-    return text.replace(f"{repository_root()}/", "").replace(f"{Path.home()}/", "~/")
+    for folder, short in ((repository_root(), ""), (Path.home(), "~/")):
+        if folder != folder.parent:  # an unknown user's home is /, which is in every path
+            text = text.replace(f"{folder}/", short)
+    return text
 
 
 def _tested(facts: Facts) -> pd.DataFrame:

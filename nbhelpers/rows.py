@@ -19,6 +19,8 @@ from nbhelpers.errors import DocumentError
 JSONL = (".jsonl", ".ndjson")
 CSV = (".csv", ".tsv")
 SAMPLE_BYTES = 1_000_000  # what the encoding is recognised from
+LIKE_ROWS = 5  # lines within a row that all have the header's number of columns: rows of their own
+ENDLESS = 1000  # lines of a row
 
 Rows = Iterator[tuple[int, str, dict[str, Any]]]
 
@@ -128,7 +130,9 @@ def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) 
         delimiter, quoting = _dialect(head, text_column, default="\t" if path.suffix.lower() == ".tsv" else "\x1f")
         file.seek(0)
         # A second byte order mark too: some programs write two.
-        lines = (line.removeprefix("" if place else "\ufeff").replace("\0", "") for place, line in enumerate(file))
+        clear = (line.removeprefix("" if place else "\ufeff").replace("\0", "") for place, line in enumerate(file))
+        taken: list[str] = []  # the lines of the row that is being read
+        lines = _noted(clear, taken)
         if re.match(r"sep=.\r?\n", head):  # Excel's hint, not a row
             next(lines)
         reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]  # an int in typeshed
@@ -137,6 +141,7 @@ def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) 
         names = [name or f"column_{number}" for number, name in enumerate(header, start=1)]
         while True:
             number = reader.line_num + 1
+            taken.clear()
             try:
                 row = next(reader, None)
             except csv.Error as error:
@@ -144,8 +149,8 @@ def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) 
                 break
             if row is None:
                 break
-            if reader.line_num - number > 1000:
-                warnings.append(f"the row at line {number} is over 1,000 lines long: is a quote not closed?")
+            if _swallowed(taken, len(header), delimiter, quoting):
+                warnings.append(f"the row at line {number} is {len(taken):,} lines long: is a quote not closed?")
             row_number += bool(row)  # a blank line is no row; one of empty fields is
             while len(row) > len(header) and not row[-1].strip():
                 row.pop()
@@ -165,6 +170,28 @@ def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) 
     if used == 0:
         raise DocumentError(f"no usable row: {'; '.join([*problems, *warnings]) or 'only a header'}")
     warnings += _left_out(problems)
+
+
+def _noted(lines: Iterable[str], taken: list[str]) -> Iterator[str]:
+    for line in lines:
+        taken.append(line)
+        yield line
+
+
+def _swallowed(lines: list[str], columns: int, delimiter: str, quoting: int) -> bool:
+    """Whether a row of these lines has taken in other rows: it ends in a quote, or looks like many rows, or is endless.
+
+    Example: with two columns, `1,"a`, `2,b`, `3,c` and no more.
+    """
+    if len(lines) < 2:
+        return False
+    try:
+        list(csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True))  # type: ignore[arg-type]
+    except csv.Error as error:
+        if "end of data" in str(error):
+            return True
+    inner = [line.count(delimiter) for line in lines[1:-1]]
+    return len(lines) > ENDLESS or (len(inner) >= LIKE_ROWS and set(inner) == {columns - 1} and columns > 1)
 
 
 def _dialect(head: str, text_column: str, *, default: str) -> tuple[str, int]:

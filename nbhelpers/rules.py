@@ -23,7 +23,9 @@ from nbhelpers.prompt_files import RULES_PROMPT, Message, load_prompt, render
 from nbhelpers.run_folder import RunFolder, write_yaml
 from nbhelpers.spending import Budget
 
-MAX_TOKENS, LOCAL_MAX_TOKENS = 4000, 200
+MAX_TOKENS = 4000
+LOCAL_MAX_TOKENS = 1000  # a processor takes a minute for so many
+BESIDE_MAX_TOKENS = 200  # of what a local model would have written, shown beside a person's rules
 TRIES = 3
 
 
@@ -67,7 +69,7 @@ def make_rules(config: Config, run: RunFolder, store: LabelStore) -> Rules:
     model_rules = None
     if given is None or config.api.large_mode == "local":
         try:
-            model_rules = ask_large(config, asked, store)
+            model_rules = ask_large(config, asked, store, beside=given is not None)
         except ChatError as error:
             if given is None:
                 raise
@@ -140,35 +142,44 @@ def _given_rules(config: Config) -> str | None:
     return text
 
 
-def ask_large(config: Config, asked: list[Message], store: LabelStore) -> str:
+def ask_large(config: Config, asked: list[Message], store: LabelStore, *, beside: bool = False) -> str:
     """What the large LLM writes when it is asked for rules, from the store where it was asked before.
+
+    `beside` a person's rules it is only to be looked at: its beginning is enough, and its end is then marked by "…".
 
     Raises:
         ChatError: it could not be asked, or wrote nothing.
         BudgetError: what is left of the budget does not suffice.
     """
-    key = stored_under(config, "large", text="", prompt=asked)
+    key = stored_under(config, "large", text="", prompt=asked, sample=int(beside))
     kept = store.get_answers([key]).get(key)
     if kept is not None:
         store.count_cached(1)
         return str(kept.reply)
     with one_step(store.path.parent):
-        return _ask_large(config, asked, store, key)
+        return _ask_large(config, asked, store, key, beside)
 
 
-def _ask_large(config: Config, asked: list[Message], store: LabelStore, key: str) -> str:
+def _ask_large(config: Config, asked: list[Message], store: LabelStore, key: str, beside: bool) -> str:
     api = config.api_of("large")
-    max_tokens, reason, budget = MAX_TOKENS, "", Budget(config, store)
+    local = BESIDE_MAX_TOKENS if beside else LOCAL_MAX_TOKENS
+    max_tokens, reason, budget = local if api.mode == "local" else MAX_TOKENS, "", Budget(config, store)
     for _ in range(TRIES):
 
         async def admit(lost: tuple[int, int], most: int = max_tokens) -> None:
             await budget.admit(key, "large", asked, most, lost)
 
-        reply = _complete(config, asked, max_tokens, admit, answered_before=api.model in store.models())
+        try:
+            reply = _complete(config, asked, max_tokens, admit, answered_before=api.model in store.models())
+        except ChatError as error:
+            budget.abandon(key, "large", error.lost)
+            raise
         budget.settle(key, "large", reply.prompt_tokens, reply.completion_tokens)
         # A thought that does not end was cut off before the rules.
         text = (reply.text or "").rpartition("</think>")[2].partition("<think>")[0].strip()
         cut_off = reply.finish_reason == "length"
+        if beside and cut_off and text:
+            text, cut_off = f"{text} …", False
         if text and not cut_off:
             store.put_answer(
                 key=key, kind="rules", size="large", model=api.model, prompt=asked, reply=text, usage=reply
@@ -194,11 +205,11 @@ def _complete(
     api = config.api_of("large")
     if api.mode == "local":
         started = time.perf_counter()
-        with progress_bar(LOCAL_MAX_TOKENS, desc=f"writing rules ({api.model})", unit="token") as bar:
-            text, sent, received = LocalLLM(api.model).generate(
-                messages, max_tokens=LOCAL_MAX_TOKENS, progress=lambda done: bar.update(done - bar.n)
+        with progress_bar(max_tokens, desc=f"writing rules ({api.model})", unit="token") as bar:
+            text, sent, received, whole = LocalLLM(api.model).generate(
+                messages, max_tokens=max_tokens, progress=lambda done: bar.update(done - bar.n)
             )
-        return Reply(text, "stop", sent, received, time.perf_counter() - started)
+        return Reply(text, "stop" if whole else "length", sent, received, time.perf_counter() - started)
 
     async def ask() -> Reply:
         settings = chat_settings(config, "large", max_tokens=max_tokens)

@@ -118,9 +118,14 @@ class RulesEdit:
         self.kept = text.strip()
 
     def _known(self, texts: pd.DataFrame) -> "pd.Series[Any]":
-        """The small LLM's labels by the rules as they are, of those texts that it was asked about."""
-        missing = unanswered(texts, size="small", rules=self.kept, config=self.config, store=self.store)
-        answered = texts.drop(index=missing.index)
+        """The small LLM's labels by the rules as they are, of those texts that it was asked about.
+
+        A local model's scores are compared over all texts that it was asked about: five alone would get other labels.
+        """
+        local = self.config.api_of("small").mode == "local"
+        chunks = self.run.read_table(self.run.chunks, made_by="01_ingest") if local else texts
+        missing = unanswered(chunks, size="small", rules=self.kept, config=self.config, store=self.store)
+        answered = chunks.drop(index=missing.index)
         if answered.empty:
             return pd.Series([None] * len(texts), dtype=object)
         labels = label_chunks(answered, size="small", rules=self.kept, config=self.config, store=self.store)

@@ -88,9 +88,16 @@ class Budget:
             return
         self._end(key, self._cost(size, prompt_tokens, completion_tokens))
 
-    def abandon(self, key: str) -> None:
-        """The call under `key` ended without an answer or a known cost: it stays spent at the most it can cost."""
-        self._end(key, self._counted.get(key, 0.0))
+    def abandon(self, key: str, size: Size, lost: tuple[int, int] | None) -> None:
+        """The call ended without an answer that is stored: it stays spent at what it lost, or the most it can cost.
+
+        Args:
+            key, size: as for `admit`.
+            lost: tokens sent and received in its attempts; None where that is not known.
+        """
+        if lost is not None and key in self._sent:
+            self._store.reserve(key, self._cost(size, *lost))
+        self._end(key, self._counted.get(key, 0.0) if lost is None else self._cost(size, *lost))
 
     def _end(self, key: str, dollars: float) -> None:
         self._counted.pop(key, None)

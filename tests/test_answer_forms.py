@@ -68,6 +68,12 @@ def test_the_label_in_json_has_a_quotation_mark_before_and_behind() -> None:
     assert found == pytest.approx({"sport": 0.8, "politics": 0.2})
 
 
+def test_letters_that_are_longer_in_lower_case_move_nothing() -> None:
+    reason = token('{"reason": "Großer Spaß, außerdem İ", "label": "')
+    tokens = [reason, token("Lob", Lob=0.55, Kritik=0.45), token('"}')]
+    assert label_probabilities(tokens, "Lob", ["Lob", "Kritik"]) == pytest.approx({"Lob": 0.55, "Kritik": 0.45})
+
+
 def test_the_last_mention_counts() -> None:
     tokens = [
         token("sport", sport=0.5, politics=0.5),

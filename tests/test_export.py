@@ -16,6 +16,7 @@ from nbhelpers.errors import PromptError, RunFolderError
 from nbhelpers.export import write_meta_dataset
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks, label_prompt, write_test_labels
+from nbhelpers.notebook import open_run
 from nbhelpers.rules import make_rules, read_rules
 from nbhelpers.run_folder import RunFolder, write_table
 
@@ -172,6 +173,12 @@ def test_a_missing_template_is_an_error_that_names_it(
     with pytest.raises(PromptError, match=r"meta_datagen_extras: .*none\.yaml not found"):
         write_meta_dataset(config, run)
     assert not run.meta_dataset.exists()
+
+
+def test_a_missing_template_is_said_before_anything_is_paid_for(make_config: MakeConfig, tmp_path: Path) -> None:
+    config = make_config(meta_datagen=meta(extras=(tmp_path / "none.yaml",)))
+    with pytest.raises(PromptError, match=r"none\.yaml not found"):
+        open_run("01_ingest", config.model_dump(mode="json"))
 
 
 def test_a_template_that_is_no_list_of_messages_is_an_error(

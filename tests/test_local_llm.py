@@ -240,20 +240,24 @@ def greedy(folder: Path, start: str, tokens: int) -> str:
 def test_a_reply_continues_the_conversation_greedily_and_counts_its_tokens(llm: LocalLLM, folder: Path) -> None:
     start = chat_text("Shares fell").removesuffix("Final label:")
     ticks: list[int] = []
-    reply, prompt_tokens, completion_tokens = llm.generate(prompt("Shares fell"), max_tokens=12, progress=ticks.append)
+    reply, prompt_tokens, completion_tokens, whole = llm.generate(
+        prompt("Shares fell"), max_tokens=12, progress=ticks.append
+    )
     assert reply == greedy(folder, start, 12).strip()
     assert prompt_tokens == len(llm._load()[1].encode(start, add_special_tokens=False))
     assert completion_tokens == 12
+    assert not whole  # this model knows no end
     assert ticks == list(range(1, 13))
 
 
 def test_a_reply_ends_before_the_stop_string(llm: LocalLLM) -> None:
-    reply, _, all_tokens = llm.generate(prompt("Shares fell"), max_tokens=30)
+    reply, _, all_tokens, whole = llm.generate(prompt("Shares fell"), max_tokens=30)
     readable = [place for place in range(len(reply) // 3, len(reply) - 3) if reply[place : place + 3].isascii()]
     stop = reply[readable[0] : readable[0] + 3]
-    cut, _, tokens = llm.generate(prompt("Shares fell"), max_tokens=30, stop=[stop])
+    cut, _, tokens, ended = llm.generate(prompt("Shares fell"), max_tokens=30, stop=[stop])
     assert cut == reply[: reply.index(stop)].strip()
     assert tokens < all_tokens
+    assert (whole, ended) == (False, True)
 
 
 def test_sampling_is_repeatable_with_a_seed_and_leaves_the_global_generator_alone(llm: LocalLLM) -> None:

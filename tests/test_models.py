@@ -56,6 +56,14 @@ def test_a_folder_is_found_as_it_is(bert: Path) -> None:
     assert find_model(bert) == find_model(str(bert)) == bert.resolve()
 
 
+def test_a_relative_path_starts_at_the_repository_too(
+    bert: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(models, "repository_root", lambda: bert.parent)
+    assert find_model(bert.name) == bert.resolve()
+
+
 def test_a_gguf_file_and_a_folder_with_one_lead_to_the_file(tmp_path: Path) -> None:
     file = tmp_path / "model.Q4.gguf"
     file.write_bytes(b"GGUF")

@@ -1,6 +1,7 @@
 """Pictures are saved, shown and named: what is in the files, what a notebook gets, and how long names are cut."""
 
 import io
+import math
 import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
@@ -10,6 +11,7 @@ from IPython.core.formatters import DisplayFormatter
 from PIL import Image
 
 from nbhelpers import pictures
+from nbhelpers.pictures import rounded_percent
 
 ALT = 'Rows & <columns> "quoted", 天气'
 
@@ -107,6 +109,22 @@ def test_names_that_are_cut_alike_are_told_apart() -> None:
     assert len(set(pictures.fit_names(names, 20, 1))) == 3
     assert "1" in pictures.fit_names(names, 30, 1)[1]
     assert pictures.fit_names(["x" * 30 + "a" + "y" * 30, "x" * 30 + "b" + "y" * 30], 20, 1)[1].endswith("[2]")
+
+
+@pytest.mark.parametrize(
+    ("share", "said"),
+    [
+        (0, "0 %"),
+        (1 / 200, "< 1 %"),
+        (0.0051, "1 %"),
+        (0.5, "50 %"),
+        (199 / 200, "> 99 %"),
+        (1, "100 %"),
+        (math.nan, "–"),
+    ],
+)
+def test_only_none_is_0_percent_and_only_all_is_100(share: float, said: str) -> None:
+    assert rounded_percent(share) == said
 
 
 def test_words_name_twelve_and_count_the_rest() -> None:

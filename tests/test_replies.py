@@ -206,6 +206,7 @@ def test_reasons_quote_little_of_a_long_reply() -> None:
         ([".a", "a."], "Final label: .a.", ".a"),  # a leading dot is never decoration
         ([f"c{n}" for n in range(20)], "Final label: 13", "c13"),
         ([f"c{n}" for n in range(20)], "Final label: c1", "c1"),
+        (["covid-19", "flu"], "Final label: 1", "flu"),
     ],
 )
 def test_difficult_class_names(classes: list[str], reply: str, label: str) -> None:
@@ -217,6 +218,9 @@ def test_difficult_class_names(classes: list[str], reply: str, label: str) -> No
     [
         (["1", "2"], "Final label: 0"),  # a position, or a class that is not in the list?
         (["1", "2"], "Final label: 1. 1"),
+        (["1 star", "2 stars", "3 stars"], "Final label: 1"),  # the second in the list, or one star?
+        (["1 star", "2 stars", "3 stars"], '{"label": 2}'),
+        (["level 1", "level 2", "level 3"], "2"),
         (["one", "5 stars"], "Final label: 1.5 stars"),
         (["version 1", "version 2"], "Final label: version 2.1"),
         (["x", "covid"], "Final label: covid-1"),

@@ -56,6 +56,13 @@ def test_paths_in_the_config_are_those_that_others_can_use() -> None:
     assert "path: input_dir: texts output_dir: ~/runs truth: /data/truth" in words(render(gather(facts)))
 
 
+def test_a_home_that_is_the_root_leaves_addresses_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/")
+    facts = make_facts(["ham", "spam"])
+    facts.report["config"]["api"] = {"large_base_url": "https://api.openai.com/v1"}
+    assert "large_base_url: https://api.openai.com/v1" in words(render(gather(facts)))
+
+
 def test_it_is_one_file_whose_pictures_have_alt_texts(page: str) -> None:
     soup = BeautifulSoup(page, "html.parser")
     assert soup.find_all(["script", "link", "iframe", "object"], src=True) == []

@@ -139,7 +139,19 @@ def test_bad_csv_rows_cost_only_themselves(put):
 def test_a_quote_that_is_never_closed_is_said(put):
     data = "text,id\n" + "a,1\n" + '"open,2\n' + "b,3\n" * 1500
     _, warnings = rows_of(put("a.csv", data))
-    assert warnings == ["the row at line 3 is over 1,000 lines long: is a quote not closed?"]
+    assert warnings == ["the row at line 3 is 1,501 lines long: is a quote not closed?"]
+    _, warnings = rows_of(put("b.csv", "text,id\na,1\n" + '"open,2\n' + "b,3\n" * 3))
+    assert warnings == ["the row at line 3 is 4 lines long: is a quote not closed?"]
+    rows, warnings = rows_of(put("c.csv", "text,id\na,1\n" + '"open,2\n' + "b,3\n" * 6 + '"closed",4\n' + "c,5\n"))
+    assert warnings == ["the row at line 3 is 8 lines long: is a quote not closed?"]
+    assert rows[0] == ("a", {"id": "1"})
+
+
+def test_a_text_of_many_lines_is_no_open_quote(put):
+    text = 'Dear all,\n\none, two, three\nand, so on\n\nYours,\n\nI said ""no""\n'
+    rows, warnings = rows_of(put("a.csv", f'text,id\n"{text}",1\n"{text}",2\nlast,3'))
+    assert warnings == []
+    assert [row[0] for row in rows] == [text.replace('""', '"')] * 2 + ["last"]
 
 
 def test_csv_without_the_column_names_the_columns(put):

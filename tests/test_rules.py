@@ -237,7 +237,7 @@ def test_a_local_model_is_asked_as_well_and_shown_beside_the_rules_file(
     tiny_llm: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rules, "LOCAL_MAX_TOKENS", 12)
+    monkeypatch.setattr(rules, "BESIDE_MAX_TOKENS", 12)
     model = tmp_path / "model"
     shutil.copytree(tiny_llm, model)
     local = {"large_mode": "local", "large_model": str(model)}
@@ -246,6 +246,7 @@ def test_a_local_model_is_asked_as_well_and_shown_beside_the_rules_file(
     assert (made.text, made.written_by, read_rules(run)) == (MINE, "file", MINE)
     assert made.model_rules is not None
     assert made.model_rules not in ("", MINE)
+    assert made.model_rules.endswith(" …")  # it was cut off, and says so
     in_use, beside = made.shown()
     assert (in_use["content"], beside["content"]) == (MINE, made.model_rules)
     assert "file" in in_use["role"]
@@ -253,6 +254,17 @@ def test_a_local_model_is_asked_as_well_and_shown_beside_the_rules_file(
     assert store.usage()["completion_tokens"].tolist() == [12]  # this model knows no end
     shutil.rmtree(model)  # so that it could not be asked again
     assert make_rules(config, run, store) == made
+
+
+def test_rules_of_a_local_model_that_come_to_no_end_are_not_taken(
+    make_config: MakeConfig, run: RunFolder, store: LabelStore, tiny_llm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rules, "LOCAL_MAX_TOKENS", 3)
+    config = make_config(api={"large_mode": "local", "large_model": str(tiny_llm)})
+    with pytest.raises(ChatError, match=r"wrote no rules in 3 tries \(cut off after 12 tokens\)"):
+        make_rules(config, run, store)
+    assert not run.rules.exists()
+    assert store.answers("rules").empty
 
 
 def test_rules_that_a_person_gave_do_not_wait_for_a_local_model_that_cannot_write_any(

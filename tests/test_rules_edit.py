@@ -1,6 +1,7 @@
 """An edit of the rules: its diff, what it makes stale, a try on texts that are no test texts, and keeping it."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from chat_server import ChatServer
@@ -10,7 +11,7 @@ from nbhelpers.config import Config
 from nbhelpers.errors import ConfigError
 from nbhelpers.ingest import ingest
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import read_test_labels
+from nbhelpers.labeling import label_chunks, read_test_labels
 from nbhelpers.rounds import Rounds
 from nbhelpers.rules import make_rules, read_rules
 from nbhelpers.rules_edit import RulesEdit
@@ -91,6 +92,25 @@ def test_a_try_asks_both_llms_once_and_leaves_the_rules_as_they_are(edit: RulesE
     edit.try_on(OLD)
     assert edit.try_on(NEW)["before"].tolist() == table["small"].tolist()  # known now, for nothing
     assert server.calls == 20
+
+
+def test_known_labels_of_a_local_model_are_those_that_all_its_texts_gave(
+    make_config: MakeConfig, run: RunFolder, store: LabelStore, server: ChatServer, tiny_llm: Path
+) -> None:
+    config = make_config(server.url, api={"small_mode": "local", "small_model": str(tiny_llm)})
+    write_rows(config.path.input_dir, texts_of(dict.fromkeys(WORDS, 10)))
+    ingest(config, run)
+    make_rules(config, run, store)
+    edit = RulesEdit(config, run, store)
+    chunks = run.read_table(run.chunks, made_by="01_ingest")
+    labels = label_chunks(chunks, size="small", rules=edit.kept, config=config, store=store)
+    given, known, alone = dict(zip(labels["chunk_id"], labels["label"], strict=True)), [], []
+    for page in range(6):
+        five = edit.texts(page)
+        known += edit.try_on(edit.kept, page)["before"].tolist()
+        alone += label_chunks(five, size="small", rules=edit.kept, config=config, store=store)["label"].tolist()
+        assert known[-5:] == five["chunk_id"].map(given).tolist()
+    assert known != alone  # five texts are too few to compare
 
 
 def test_no_test_text_is_tried_whether_it_is_drawn_yet_or_not(

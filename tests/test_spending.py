@@ -18,11 +18,12 @@ from runs_made import WORDS, texts_of
 
 from nbhelpers.chunking import chunk_id
 from nbhelpers.config import Config
-from nbhelpers.errors import ConfigError, EndpointError
+from nbhelpers.errors import ChatError, ConfigError, EndpointError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import MAX_TOKENS, NOT_ASKED, label_chunks, label_prompt
 from nbhelpers.llms import usage
 from nbhelpers.prompt_files import Message
+from nbhelpers.rules import make_rules
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.spending import Budget
 
@@ -226,6 +227,35 @@ def test_a_call_is_reserved_at_a_token_a_byte_whatever_was_seen_before(
 
     asyncio.run(main())
     assert store.write_off() == pytest.approx((4010 + 12_010 + 100) * 1e-6 + 60e-6, abs=150e-6)
+
+
+@pytest.mark.parametrize("fault", [Fault(429, code="insufficient_quota"), Fault(401), Fault(500)])
+def test_calls_that_are_refused_cost_nothing_however_often_it_is_tried(
+    fault: Fault, make_config: MakeConfig, run: RunFolder, store: LabelStore
+) -> None:
+    with ChatServer(lambda *_: fault) as server:
+        config = make_config(server.url, cost={**PRICES, "budget_usd": 0.1})
+        for _ in range(3):
+            with pytest.raises(ChatError):
+                make_rules(config, run, store)
+            with pytest.raises(ChatError):
+                label(texts(60), config, store)
+        assert server.calls >= 6
+    assert store.write_off() == 0.0
+
+
+def test_what_a_call_lost_before_it_was_given_up_stays_spent(make_config: MakeConfig, store: LabelStore) -> None:
+    config = make_config(cost={**PRICES, "budget_usd": 1.0})
+
+    async def main() -> float:
+        budget = Budget(config, store)
+        for key, lost in (("known", (100, 10)), ("unknown", None)):
+            await budget.admit(key, "small", [{"role": "user", "content": "a" * 950}], 1000)
+            budget.abandon(key, "small", lost)
+        return budget.spent
+
+    assert asyncio.run(main()) == pytest.approx(140e-6 + 5000e-6, abs=10e-6)
+    assert store.write_off() == pytest.approx(140e-6 + 5000e-6, abs=10e-6)
 
 
 def test_an_answer_takes_its_reservation_away(make_config: MakeConfig, store: LabelStore) -> None:
