@@ -19,8 +19,12 @@ C = 2.0  # of the probe's logistic regression
 NEIGHBOURS = 20  # of a cluster's text, that say how typical it is
 CLUSTERED = 5000  # rows at most, drawn at random, among which clusters are sought: the same in a quarter of the time
 CROWD = 300  # of a cluster, texts among which the most typical one is sought: the nearest to its centre
+SEEN = 2000  # rows at most, drawn at random, among which a text's like are sought
+LIKE = 5  # a text's like: so many nearest rows
+GAP = 0.2  # cosine by which these are nearer, on average, than any labelled text, where no label tells about it
 
 Floats = np.ndarray[Any, np.dtype[Any]]
+Truths = np.ndarray[Any, np.dtype[np.bool_]]
 Integers = np.ndarray[Any, np.dtype[np.int64]]
 
 
@@ -62,6 +66,23 @@ def typical(features: Floats, n: int, *, seed: int) -> Integers:
             likeness = np.sort(features[crowd] @ features[crowd].T, axis=1)[:, -(NEIGHBOURS + 1) :]
             found.append(crowd[likeness.mean(axis=1).argmax()])
     return np.array(found, dtype=np.int64)
+
+
+def uncovered(features: Floats, labelled: Floats, *, seed: int) -> Truths:
+    """Which rows have their like around them, but no labelled text among these: no label tells about them yet.
+
+    Args:
+        features: (n, width), rows of length 1.
+        labelled: features of the labelled texts, at least one.
+        seed: of the rows among which their like are sought.
+    """
+    few = np.random.default_rng(seed).permutation(len(features))[:SEEN]
+    if len(few) <= LIKE:
+        return np.zeros(len(features), dtype=bool)
+    likeness = features @ features[few].T
+    likeness[few, np.arange(len(few))] = -1.0  # to itself
+    near = np.partition(likeness, -LIKE, axis=1)[:, -LIKE:].mean(axis=1)
+    return np.asarray(near - (features @ labelled.T).max(axis=1) > GAP)
 
 
 def spread(features: Floats, scores: Floats, n: int, *, among: int, seed: int) -> Integers:

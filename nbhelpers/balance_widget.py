@@ -29,7 +29,7 @@ BALANCES = {
     "weights": "A text of a rare class counts more: its class is found more often, with more false alarms.",
 }
 SELECTIONS = {
-    "auto": "A fifth of each batch is random; the rest are texts that are hard to tell, or look like a rare class.",
+    "auto": "A fifth of each batch is random; the rest are hard to tell, likely rare, or unlike any labelled text.",
     "random": "All texts are drawn at random. Rare classes stay as rare as they are; nothing is chased.",
 }
 ITERATIONS = 3  # the last ones, whose recall is shown

@@ -3,9 +3,10 @@
 A batch has a share at random, the next texts of one order of the whole pool, fixed by the seed: what is labelled holds
 the order's beginning whole, so the class shares of the pool can be estimated from it (`random_part`). The other texts
 are chosen: before there are labels, near the classes' descriptions and typical of many texts; then likely of a class
-that is rare so far, and where the classifier is unsure. The validation set is the same share of every part of a batch,
-so it is no random sample of the pool unless `selection: random`: it holds more hard texts and more of the rare classes,
-and accuracy on it is lower than on the pool. It compares classifiers; what is true of the pool, the test set says.
+that is rare so far, typical of texts that no label tells about yet, as far as there are such, and where the classifier
+is unsure. The validation set is the same share of every part of a batch, so it is no random sample of the pool unless
+`selection: random`: it holds more hard texts and more of the rare classes, and accuracy on it is lower than on the
+pool. It compares classifiers; what is true of the pool, the test set says.
 
 Pure given its arrays: it touches no model, disk or clock. Random draws go by a hash of the chunk id, not by a random
 number generator, so a text's place does not move when other texts come or go.
@@ -34,7 +35,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nbhelpers.active import Floats, Integers, margins, probe, spread, typical
+from nbhelpers.active import Floats, Integers, Truths, margins, probe, spread, typical, uncovered
 from nbhelpers.errors import ConfigError
 
 RANDOM = "random"  # why a text was drawn at random
@@ -63,6 +64,7 @@ class Evidence:
         counts: labels so far by class.
         probabilities: of the candidates, a column a class; None before there are labels of two classes.
         in_doubt: which candidates have around them only labels that are likely wrong.
+        labelled: features of the labelled texts.
     """
 
     classes: Sequence[str]
@@ -70,7 +72,8 @@ class Evidence:
     class_features: Floats
     counts: Integers
     probabilities: Floats | None
-    in_doubt: np.ndarray[Any, np.dtype[np.bool_]]
+    in_doubt: Truths
+    labelled: Floats
 
 
 def validation_share(chunk_ids: Sequence[str], *, share: float = 0.2) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -170,11 +173,11 @@ def weigh(
     """
     counts = np.array([list(labels).count(name) for name in classes], dtype=np.int64)
     if np.count_nonzero(counts) < 2:
-        return Evidence(classes, features, class_features, counts, None, np.zeros(len(features), dtype=bool))
+        return Evidence(classes, features, class_features, counts, None, np.zeros(len(features), dtype=bool), labelled)
     probabilities = probe(labelled, labels, features, classes=classes)
     around = np.argsort(-(features @ labelled.T), axis=1)[:, :AROUND]
     in_doubt = np.asarray(doubts)[around].min(axis=1) >= DOUBTFUL
-    return Evidence(classes, features, class_features, counts, probabilities, in_doubt)
+    return Evidence(classes, features, class_features, counts, probabilities, in_doubt, labelled)
 
 
 def random_part(pool: pd.DataFrame, chosen: pd.DataFrame, *, seed: int) -> list[str]:
@@ -231,7 +234,12 @@ def _pick_next(free: Integers, evidence: Evidence, probabilities: Floats, n: int
         likely = evidence.features[rows] @ evidence.class_features[place] if unknown else probabilities[rows, place]
         best = rows[spread(evidence.features[rows], likely, shares[place], among=1, seed=seed)]
         picked |= dict.fromkeys(best.tolist(), f"likely {evidence.classes[place]}, which is rare so far")
-    rows = np.setdiff1d(free[~evidence.in_doubt[free]], list(picked))
+    rows = np.setdiff1d(free, list(picked))
+    new = rows[uncovered(evidence.features, evidence.labelled, seed=seed)[rows]]
+    wanted = round(len(new) / max(1, len(rows)) * (n - len(picked)))  # as large a share as such texts have
+    first = new[typical(evidence.features[new], wanted, seed=seed)]
+    picked |= dict.fromkeys(first.tolist(), "unlike any labelled text")
+    rows = np.setdiff1d(rows[~evidence.in_doubt[rows]], list(picked))
     margin = margins(probabilities[rows])
     best = spread(evidence.features[rows], -margin, n - len(picked), among=UNSURE, seed=seed)
     return picked | {int(rows[i]): f"least sure (margin {margin[i]:.2f})" for i in best}

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from nbhelpers import active
-from nbhelpers.active import margins, probe, spread, typical
+from nbhelpers.active import margins, probe, spread, typical, uncovered
 
 LINE = np.array([[np.cos(angle), np.sin(angle)] for angle in np.linspace(0, np.pi / 2, 91)])  # a row a degree
 
@@ -34,6 +34,23 @@ def test_typical_text_is_the_one_in_the_middle_of_each_cluster_large_ones_first(
     assert sorted(typical(rows, 20, seed=0).tolist()) == list(range(10))
     assert typical(rows, 0, seed=0).tolist() == []
     assert typical(rows[:0], 3, seed=0).tolist() == []
+
+
+def test_a_text_is_uncovered_where_its_like_are_nearer_than_any_labelled_one():
+    rng = np.random.default_rng(0)
+    corners = np.repeat(np.eye(4, 12), [20, 20, 20, 1], axis=0)
+    rows = corners + 0.05 * rng.standard_normal(corners.shape)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    found = uncovered(rows, rows[[0, 1]], seed=0)
+    assert found.tolist() == [False] * 20 + [True] * 40 + [False]  # the last one has no like at all
+    assert uncovered(rows, rows[[0, 20, 40]], seed=0).tolist() == [False] * 61
+    assert uncovered(rows[:5], rows[[40]], seed=0).tolist() == [False] * 5  # too few to say
+
+
+def test_of_many_rows_some_tell_what_the_others_are_like(monkeypatch):
+    rows = np.repeat(np.eye(3), 200, axis=0)
+    monkeypatch.setattr(active, "SEEN", 60)
+    assert uncovered(rows, rows[:1], seed=0).tolist() == [False] * 200 + [True] * 400
 
 
 def test_probe_goes_by_how_common_classes_are_and_knows_nothing_of_one_without_a_label():

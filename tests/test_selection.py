@@ -114,12 +114,27 @@ def test_first_batch_is_near_each_description_and_typical():
 
 def test_later_batch_is_where_the_classifier_is_least_sure():
     rows = circle(400)  # one class at the one end, the other at the other: unsure half-way
-    evidence = labelled_evidence(rows, [0, 10, 390, 399], ["a", "a", "b", "b"])
+    evidence = labelled_evidence(rows, [0, 75, 150, 250, 325, 399], ["a", "a", "a", "b", "b", "b"])
     chosen = choose(candidates(range(400)), n=10, seed=0, strategy="auto", evidence=evidence)
     place = chosen["chunk_id"].map({chunk_id: i for i, chunk_id in enumerate(IDS)})[2:]
     assert chosen["why"][2:].str.startswith("least sure (margin 0.0").all()
     assert place.between(185, 215).all()  # of the 16 smallest margins
     assert place.max() - place.min() > 10  # not the 8 smallest, which are alike
+
+
+@pytest.mark.parametrize(("known", "unlike"), [([0, 90], {1, 2}), ([0, 90, 50], {2}), ([0, 30, 60, 90], set())])
+def test_what_no_labelled_text_is_like_gets_its_share_of_a_batch(known, unlike):
+    axes = np.eye(12)
+    rows = np.vstack([around(axes[i], 30, seed=i) for i in range(4)])  # four clusters of 30 texts
+    left = np.setdiff1d(np.arange(120), known)
+    labels = ["a", "b", "b", "b"][: len(known)]
+    evidence = weigh(
+        rows[left], axes[[0, 3]], classes=["a", "b"], labelled=rows[known], labels=labels, doubts=[0.0] * len(known)
+    )
+    chosen = choose(candidates(range(120)).iloc[left], n=30, seed=0, strategy="auto", evidence=evidence)
+    new = chosen.loc[chosen["why"] == "unlike any labelled text", "chunk_id"]
+    assert {IDS.index(chunk_id) // 30 for chunk_id in new} == unlike
+    assert len(new) == pytest.approx(24 * len(unlike) / 4, abs=1.5)
 
 
 @pytest.mark.parametrize("labels_of_c", [0, 1])
