@@ -331,9 +331,12 @@ def test_rules_that_cannot_be_refined_are_not_planned_to_be(
 
 
 @pytest.mark.usefixtures("texts")
-def test_local_models_cost_nothing(tiny_llm: Path, make_config: MakeConfig, run: RunFolder, store: LabelStore) -> None:
+def test_local_models_cost_nothing(
+    tiny_llm: Path, make_config: MakeConfig, run: RunFolder, store: LabelStore, tmp_path: Path
+) -> None:
     api = {"large_model": str(tiny_llm), "large_mode": "local", "small_model": str(tiny_llm), "small_mode": "local"}
-    config = make_config(api=api, training=SIZES)
+    (tmp_path / "rules.md").write_text("Go by the word.", "utf-8")  # this model's own would come to no end
+    config = make_config(api=api, training=SIZES, classification={"rules_file": str(tmp_path / "rules.md")})
     ingest(config, run)
     make_rules(config, run, store)
     plan = make_plan(config, run, store)
