@@ -23,10 +23,9 @@ from nbhelpers.prompt_files import RULES_PROMPT, Message, load_prompt, render
 from nbhelpers.run_folder import RunFolder, write_yaml
 from nbhelpers.spending import Budget
 
-MAX_TOKENS = 4000
-LOCAL_MAX_TOKENS = 1000  # a processor takes a minute for so many
+MAX_TOKENS, TRIES = 4000, 3
+LOCAL_MAX_TOKENS, LOCAL_TRIES = 2000, 1  # a processor takes minutes for so many, and would write the same again
 BESIDE_MAX_TOKENS = 200  # of what a local model would have written, shown beside a person's rules
-TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -162,9 +161,11 @@ def ask_large(config: Config, asked: list[Message], store: LabelStore, *, beside
 
 def _ask_large(config: Config, asked: list[Message], store: LabelStore, key: str, beside: bool) -> str:
     api = config.api_of("large")
-    local = BESIDE_MAX_TOKENS if beside else LOCAL_MAX_TOKENS
-    max_tokens, reason, budget = local if api.mode == "local" else MAX_TOKENS, "", Budget(config, store)
-    for _ in range(TRIES):
+    max_tokens, tries = MAX_TOKENS, TRIES
+    if api.mode == "local":
+        max_tokens, tries = BESIDE_MAX_TOKENS if beside else LOCAL_MAX_TOKENS, LOCAL_TRIES
+    reason, budget = "", Budget(config, store)
+    for _ in range(tries):
 
         async def admit(lost: tuple[int, int], most: int = max_tokens) -> None:
             await budget.admit(key, "large", asked, most, lost)
@@ -189,8 +190,8 @@ def _ask_large(config: Config, asked: list[Message], store: LabelStore, key: str
         max_tokens *= 2
         store.record_failure(key=key, kind="rules", size="large", model=api.model, reason=reason, usage=reply)
     raise ChatError(
-        f"{api.model} wrote no rules in {TRIES} tries ({reason}). Try another api.large_model, or give "
-        "classification.rules_file."
+        f"{api.model} wrote no rules in {tries} {'try' if tries == 1 else 'tries'} ({reason}). Try another "
+        "api.large_model, or give classification.rules_file."
     )
 
 

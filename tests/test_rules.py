@@ -261,7 +261,7 @@ def test_rules_of_a_local_model_that_come_to_no_end_are_not_taken(
 ) -> None:
     monkeypatch.setattr(rules, "LOCAL_MAX_TOKENS", 3)
     config = make_config(api={"large_mode": "local", "large_model": str(tiny_llm)})
-    with pytest.raises(ChatError, match=r"wrote no rules in 3 tries \(cut off after 12 tokens\)"):
+    with pytest.raises(ChatError, match=r"wrote no rules in 1 try \(cut off after 3 tokens\)"):
         make_rules(config, run, store)
     assert not run.rules.exists()
     assert store.answers("rules").empty
