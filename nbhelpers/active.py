@@ -4,7 +4,8 @@ How many texts are picked which way, and which may be picked at all, is decided 
 Pure: no disk, network or clock; every random choice takes a seed.
 
 Source: typical texts, Hacohen et al. 2022 (arXiv:2202.02794); small margins spread over clusters, Citovsky et al. 2021
-(arXiv:2107.14263); the margin is the best cheap measure for transformers, Schröder et al. 2022 (arXiv:2107.05687).
+(arXiv:2107.14263); texts that labels do not cover yet, after Yehuda et al. 2022 (arXiv:2205.11320); the margin is the
+best cheap measure for transformers, Schröder et al. 2022 (arXiv:2107.05687).
 """
 
 from __future__ import annotations

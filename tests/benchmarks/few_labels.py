@@ -211,14 +211,11 @@ def _report_noise(rows: pd.DataFrame) -> None:
     )
     pairs = [("random", "random"), ("auto", "auto"), ("auto", "random")]
     for noise, (mine, control) in itertools.product(sorted(set(rows["noise"]) - {0.0}), pairs):
-        wanted = [(rate, *way) for way in ((mine, "ours"), (control, "plain")) for rate in (0.0, noise)]
+        ways = [(mine, "ours"), (control, "plain")]
+        wanted = [(rate, *way) for way in ways for rate in (0.0, noise)]
         both = table[wanted].dropna() if set(wanted) <= set(table.columns) else table.head(0)
         if len(both):
-            lost = {
-                way: float((both[(0.0, *way)] - both[(noise, *way)]).mean())
-                for way in ((mine, "ours"), (control, "plain"))
-            }
-            ours, plain = lost.values()
+            ours, plain = (float((both[(0.0, *way)] - both[(noise, *way)]).mean()) for way in ways)
             print(
                 f"\nnoise {noise}: ours ({mine}) loses {ours:.3f}, plain ({control}) {plain:.3f}, "
                 f"{ours / plain:.2f} of it (limit 0.33; {len(both)} fits each)"
