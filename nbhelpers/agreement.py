@@ -177,7 +177,7 @@ def _table(rows: list[dict[str, Any]]) -> pd.DataFrame:
 
 
 def _why_not(config: Config) -> str:
-    if config.api_of("large") == config.api_of("small"):
+    if config.same_llm:
         return "Both LLMs are the same model, which would only agree with itself."
     if config.labeling.compare == 0:
         return "labeling.compare is 0: nobody knows how far the two LLMs agree."

@@ -19,6 +19,7 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks
 from nbhelpers.run_folder import RunFolder
 
+SHARE = "share that was sent on"  # as a finding in the label store
 TAKEN_OVER = ["label", "confidence", "reason", "source", "reply"]
 
 
@@ -36,9 +37,14 @@ def send_on(
     Raises:
         ChatRefusedError, EndpointError: the large LLM cannot be asked.
     """
-    share, so_far = config.labeling.cascade, len(labels)
-    sent = store.sent_on()
-    if share > 0 and so_far not in sent.values():
+    share, so_far = config.cascade, len(labels)
+    if share == 0:
+        return labels
+    sent = sent_before(config, store)
+    if not sent:
+        store.forget_sent_on()
+        store.note_finding(SHARE, repr(share))
+    if so_far not in sent.values():
         before = {chunk_id for chunk_id, at in sent.items() if at < so_far}
         earlier = _taken_over(labels, before, rules, config, store)
         earlier = earlier[(earlier["reason"] != NOT_ASKED) & ~earlier["chunk_id"].isin(people)]
@@ -49,6 +55,14 @@ def send_on(
         store.add_sent_on(earlier["chunk_id"].iloc[chosen].tolist(), so_far)
         sent = store.sent_on()
     return _taken_over(labels, {c for c, at in sent.items() if at <= so_far} - people, rules, config, store)
+
+
+def sent_before(config: Config, store: LabelStore) -> dict[str, int]:
+    """chunk_id -> how many labels there were when the text was sent on; none where another share counted then.
+
+    Then texts are chosen anew; what was answered for the other share is in the store, and not paid for again.
+    """
+    return store.sent_on() if store.finding(SHARE) == repr(config.cascade) else {}
 
 
 def examine_labels(labels: pd.DataFrame, *, config: Config, run: RunFolder) -> pd.DataFrame:

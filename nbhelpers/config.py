@@ -30,6 +30,7 @@ SECRET_IN_URL = re.compile(r"//\S*@|\?")  # a password, or a query, which may ho
 NO_KEYS = {"", "none", "null", "no", "na", "n/a", "-", "x", "empty", "local", "ollama", "not-needed", "dummy", "test"}
 COHERE_URL = "https://api.cohere.ai/compatibility/v1"
 IGNORED_AT_TOP = {"pipeline"}
+CASCADE = 0.1  # `labeling.cascade: auto`; leaves a third of the wrong labels (tests/benchmarks/few_labels.py)
 
 Mode = Literal["api", "local"]
 Size = Literal["large", "small"]
@@ -187,8 +188,10 @@ class Labeling(Section):
         le=50,
         description="answers of the small LLM to each text if it gives no log-probabilities, to see how sure it is",
     )
-    cascade: float = Field(
-        0, ge=0, le=1, description="share of the labels, the most doubtful ones, that the large LLM gives instead"
+    cascade: float | Literal["auto"] = Field(
+        "auto",
+        description="share of the labels, the most doubtful, that the large LLM gives instead; "
+        "auto: 0.1, if the two LLMs differ",
     )
     compare: int = Field(
         40, ge=0, description="test texts that the small LLM labels too, to see how far the two LLMs agree"
@@ -197,6 +200,14 @@ class Labeling(Section):
     patience_seconds: float = Field(
         300, gt=0, description="an endpoint that stops answering is tried for so long, then the run stops (resumable)"
     )
+
+    @field_validator("cascade", mode="before")
+    @classmethod
+    def _check_cascade(cls, value: object) -> object:
+        share = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+        if value != "auto" and not share:
+            raise ValueError("write auto, or a share from 0 to 1, such as 0.25")
+        return value
 
 
 class RulesSection(Section):
@@ -261,6 +272,12 @@ class Config(Section):
         """The model, mode, address and (unresolved) key of the "large" or the "small" LLM."""
         return ApiSettings(*(getattr(self.api, f"{size}_{name}") for name in ApiSettings._fields))
 
+    @property
+    def same_llm(self) -> bool:
+        """Whether the large and the small LLM are one model, wherever it is asked: its answers are the same."""
+        large, small = self.api_of("large"), self.api_of("small")
+        return (large.model, large.mode) == (small.model, small.mode)
+
     def price_of(self, size: Size) -> tuple[float | None, float | None]:
         """Dollars per million tokens (sent, received); None where the price is unknown, 0 for a local model."""
         if self.api_of(size).mode == "local":
@@ -269,6 +286,22 @@ class Config(Section):
             getattr(self.cost, f"cost_per_million_{size}_input"),
             getattr(self.cost, f"cost_per_million_{size}_output"),
         )
+
+    @property
+    def cascade(self) -> float:
+        """The share of the labels that the large LLM gives in place of the small one, 0 to 1.
+
+        `labeling.cascade: auto` is 0 where the small LLM is the same model, or labels the test set.
+        """
+        if self.labeling.cascade != "auto":
+            return self.labeling.cascade
+        better = not self.same_llm and self.training.test_labeler == "large"
+        return CASCADE if better else 0.0
+
+    @property
+    def train_labelers(self) -> tuple[Size, ...]:
+        """The LLMs that label what is trained on."""
+        return ("small", "large") if self.cascade > 0 else ("small",)
 
     def public(self) -> dict[str, Any]:
         """The config as plain values, for reports: keys and addresses without their secrets."""

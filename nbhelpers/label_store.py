@@ -232,16 +232,18 @@ class LabelStore:
         return set(self._table("SELECT DISTINCT model FROM answers")["model"])
 
     def usage(self, *, kind: str | None = None, model: str | None = None) -> "pd.DataFrame":
-        """All calls ever made, failed ones included: size, calls, failed, prompt_tokens, completion_tokens, seconds.
+        """All calls ever made, failed ones included, a row an LLM.
+
+        Columns: size, model, calls, failed, prompt_tokens, completion_tokens, seconds.
 
         Args:
             kind: only calls for these ("label" or "rules").
             model: only calls to this model.
         """
         return self._table(
-            "SELECT size, count(*) AS calls, sum(ok = 0) AS failed, sum(prompt_tokens) AS prompt_tokens, "
+            "SELECT size, model, count(*) AS calls, sum(ok = 0) AS failed, sum(prompt_tokens) AS prompt_tokens, "
             "sum(completion_tokens) AS completion_tokens, sum(seconds) AS seconds FROM calls "
-            "WHERE coalesce(kind = ?, TRUE) AND coalesce(model = ?, TRUE) GROUP BY size",
+            "WHERE coalesce(kind = ?, TRUE) AND coalesce(model = ?, TRUE) GROUP BY size, model",
             (kind, model),
         )
 
@@ -363,6 +365,11 @@ class LabelStore:
             db.execute("DELETE FROM sent_on WHERE labels > ?", (labels,))
             for chunk_id in chunk_ids:
                 db.execute("INSERT OR IGNORE INTO sent_on VALUES (?, ?)", (chunk_id, labels))
+
+    def forget_sent_on(self) -> None:
+        """Takes all of these notes away; answers stay."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM sent_on")
 
     def _open(self) -> None:
         with self._guard() as db:

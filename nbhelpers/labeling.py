@@ -33,7 +33,7 @@ from nbhelpers.progress import progress_bar
 from nbhelpers.prompt_files import LABEL_PROMPT, Message, check_label_prompt, load_prompt, render
 from nbhelpers.replies import parse_label
 from nbhelpers.run_folder import RunFolder, write_yaml
-from nbhelpers.spending import Budget
+from nbhelpers.spending import Budget, note_prices
 
 Row = tuple[str, str, str]  # chunk_id, text, key
 
@@ -411,6 +411,7 @@ class _Asker:
 
 def _score(table: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore, bar: Any) -> None:
     """Scores the class names for every row with a local model and stores the raw scores batch by batch."""
+    note_prices(config, store)
     model, shared = LocalLLM(config.api_of(size).model), prompt.render()
     for batch in model.score_classes(table["text"].tolist(), config.classification.classes, prompt.render):
         n = len(batch.indices)

@@ -1,7 +1,7 @@
 """The two LLMs of a config, and what they have cost so far."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nbhelpers.chat import CHECK, CHECK_MAX_TOKENS, STOP, ApiChat, ChatSettings, run_async
 from nbhelpers.config import Config, Size, secret
@@ -10,7 +10,10 @@ from nbhelpers.label_store import LabelStore, answer_key
 from nbhelpers.lock import one_step
 from nbhelpers.models import find_model
 from nbhelpers.prompt_files import Message
-from nbhelpers.spending import Budget
+from nbhelpers.spending import Budget, paid
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TEMPERATURE = 0.2  # as the original; low, so that a repeated question gets the same answer
 SAMPLING_TEMPERATURE = 0.7  # of further answers to the same question, which are to differ where the model is not sure
@@ -112,28 +115,27 @@ async def _check(settings: ChatSettings, config: Config, store: LabelStore) -> N
 def usage(config: Config, store: LabelStore) -> dict[str, Any]:
     """Calls, tokens and dollars over all runs on this folder; the `llm` part of report.json.
 
-    `cost_usd` is None where a price that is needed is not in the config; local models cost nothing. `written_off_usd`
+    `cost_usd` is None where a price that is needed is not known (see `spending.paid`). `written_off_usd`
     is what calls may have cost whose run was killed before the answer came (known with a budget only).
     """
     table = store.usage()
-    total: dict[str, Any] = {
-        "calls": 0,
-        "failed": 0,
-        "cached": store.cached(),
-        "prompt_tokens": 0,
-        "completion_tokens": 0,
+    table["cost_usd"] = [paid(row, config, store) for row in table.to_dict("records")]
+    counts = ["calls", "failed", "prompt_tokens", "completion_tokens"]
+    by_size = {
+        size: {**{name: int(rows[name].sum()) for name in counts}, "cost_usd": _sum(rows["cost_usd"])}
+        for size, rows in table.groupby("size")
     }
-    cost: float | None = 0.0
-    by_size = {}
-    for row in table.to_dict("records"):
-        size: Size = row["size"]
-        sent, received = config.price_of(size)
-        known = sent is not None and received is not None
-        dollars = (row["prompt_tokens"] * sent + row["completion_tokens"] * received) / 1e6 if known else None
-        cost = None if cost is None or dollars is None else cost + dollars
-        counts = {name: int(row[name]) for name in ("calls", "failed", "prompt_tokens", "completion_tokens")}
-        by_size[size] = {**counts, "cost_usd": dollars}
-        for name, count in counts.items():
-            total[name] += count
-    total["cost_usd"] = None if cost is None else round(cost, 6)
-    return {**total, "written_off_usd": store.written_off(), "by_size": by_size}
+    total = {name: int(table[name].sum()) for name in counts}
+    cost = _sum(table["cost_usd"])
+    return {
+        **total,
+        "cached": store.cached(),
+        "cost_usd": None if cost is None else round(cost, 6),
+        "written_off_usd": store.written_off(),
+        "by_size": by_size,
+    }
+
+
+def _sum(dollars: "pd.Series[float]") -> float | None:
+    """None where one of them is not known."""
+    return None if dollars.isna().any() else float(dollars.sum())

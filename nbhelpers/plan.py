@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nbhelpers.cascade import sent_before
 from nbhelpers.config import Config, Size, find_file, load_config
 from nbhelpers.doubt import large_quota
 from nbhelpers.errors import NbhelpersError
@@ -255,7 +256,7 @@ class _Planner:
             yield _Part(
                 "03 test labels", None, training.test_labeler, self.test, training.test_set_size - len(self.test)
             )
-            if config.api_of("large") != config.api_of("small"):
+            if not config.same_llm:
                 compared = min(config.labeling.compare, training.test_set_size)
                 both = self.test.head(compared)
                 yield _Part("03 agreement of the LLMs", None, other, both, compared - len(both))
@@ -265,7 +266,7 @@ class _Planner:
     def _iterations(self) -> Iterator[_Part]:
         config, training, pool = self.config, self.config.training, self.pool.set_index("chunk_id", drop=False)
         chosen = [chunk_id for chunk_id in self.store.selected() if chunk_id in pool.index]
-        sent, share, start = self.store.sent_on(), config.labeling.cascade, 0
+        sent, share, start = sent_before(config, self.store), config.cascade, 0
         for i in range(training.max_iters):
             end = training.train_set_size + i * training.train_set_increment
             end = min(end, len(pool)) if self.drawn else end
@@ -312,8 +313,9 @@ class _Planner:
         if part is None:
             return
         api, missing = self.config.api_of(part.size), self._missing(part)
-        llms = {self.config.api_of("large"), self.config.api_of("small")}
-        n = PROBES // len(llms) - int((self.store.answers("label")["model"] == api.model).sum())
+        n = PROBES // (1 if self.config.same_llm else 2) - int(
+            (self.store.answers("label")["model"] == api.model).sum()
+        )
         if n > 0:
             places = np.quantile(np.arange(len(missing)), (np.arange(n) + 0.5) / n).round().astype(int)
             few = missing.iloc[missing["text"].str.len().argsort().iloc[np.unique(places)]]

@@ -147,12 +147,12 @@ def refine_prompt(config: Config) -> tuple[list[Message], list[str]]:
 
 def why_off(config: Config) -> str | None:
     """Why this config lets no rules be refined, whatever they are; None where it does."""
-    large, small = config.api_of("large"), config.api_of("small")
+    large = config.api_of("large")
     if config.rules.refine == 0:
         return "Off: rules.refine is 0, so the rules stay as they were written and nothing was asked."
     if large.mode == "local":
         return "Not refined: api.large_mode is local, and a local model cannot be relied on to edit rules."
-    if (large.model, large.mode) == (small.model, small.mode):
+    if config.same_llm:
         return f"Not refined: {large.model} is both the large and the small model, and cannot differ from itself."
     return None
 

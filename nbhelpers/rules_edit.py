@@ -33,8 +33,7 @@ class RulesEdit:
 
     def __init__(self, config: Config, run: RunFolder, store: LabelStore) -> None:
         self.config, self.run, self.store = config, run, store
-        same = config.api_of("large") == config.api_of("small")
-        self.sizes: tuple[Size, ...] = ("small",) if same else ("small", "large")
+        self.sizes: tuple[Size, ...] = ("small",) if config.same_llm else ("small", "large")
         self.kept = read_rules(run)
 
     def diff(self, text: str) -> list[str]:

@@ -7,7 +7,7 @@ cost, one that took too long counts with the longest reply, and one that broke o
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from nbhelpers.config import Config, Size
@@ -15,6 +15,7 @@ from nbhelpers.errors import BudgetError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.prompt_files import Message
 
+SIZES: tuple[Size, ...] = ("large", "small")
 _OVERHEAD_TOKENS = 50  # what a chat format adds around the messages
 
 
@@ -28,15 +29,15 @@ class Budget:
     def __init__(self, config: Config, store: LabelStore) -> None:
         self.limit = config.cost.budget_usd
         self._store = store
-        self._prices = {size: config.price_of(size) for size in ("large", "small")}
+        self._prices = {size: config.price_of(size) for size in SIZES}
+        note_prices(config, store)
         self._counted: dict[str, float] = {}  # by call that is not over: the most it can cost, or has cost so far
         self._sent: set[str] = set()  # those under way; the others wait for money
         self._changed = asyncio.Event()
         self.spent = 0.0
         if self.limit is not None:
-            used = store.usage().to_dict("records")
-            answered = sum(self._cost(row["size"], row["prompt_tokens"], row["completion_tokens"]) for row in used)
-            self.spent = answered + store.write_off()
+            calls = store.usage().to_dict("records")
+            self.spent = sum(paid(row, config, store) or 0.0 for row in calls) + store.write_off()
 
     async def admit(
         self,
@@ -108,3 +109,31 @@ class Budget:
     def _cost(self, size: Size, prompt_tokens: float, completion_tokens: float) -> float:
         sent, received = self._prices[size]
         return (prompt_tokens * (sent or 0.0) + completion_tokens * (received or 0.0)) / 1e6
+
+
+def note_prices(config: Config, store: LabelStore) -> None:
+    """Keeps what the two LLMs cost, for when they are exchanged for others."""
+    for size in SIZES:
+        name, price = _price_of(size, config.api_of(size).model), json.dumps(config.price_of(size))
+        if None not in config.price_of(size) and store.finding(name) != price:
+            store.note_finding(name, price)
+
+
+def paid(row: Mapping[Hashable, Any], config: Config, store: LabelStore) -> float | None:
+    """Dollars for calls to one LLM; None where a price that is needed is not known.
+
+    The LLMs of the config cost what it says; an earlier one, what it cost when it was last asked.
+
+    Args:
+        row: size, model, prompt_tokens and completion_tokens, as `LabelStore.usage` gives them.
+    """
+    size: Size = row["size"]
+    known = store.finding(_price_of(size, row["model"])) if row["model"] != config.api_of(size).model else None
+    sent, received = config.price_of(size) if known is None else json.loads(known)
+    if sent is None or received is None:
+        return None
+    return float((row["prompt_tokens"] * sent + row["completion_tokens"] * received) / 1e6)
+
+
+def _price_of(size: Size, model: str) -> str:
+    return f"price of {model} ({size})"

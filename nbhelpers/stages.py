@@ -38,7 +38,7 @@ class Stage:
     keys: list[str]
     inputs: Callable[[Config, RunFolder], dict[str, str]]
     outputs: Callable[[Config, RunFolder], list[Path]]
-    asks: Callable[[Config], Size | None] = lambda config: None  # which LLM
+    asks: Callable[[Config], tuple[Size, ...]] = lambda config: ()  # which LLMs
 
     @property
     def notebook(self) -> Path:
@@ -141,7 +141,7 @@ STAGES = (
         [*_LARGE, *_TASK, *_CALLS, "classification.rules_file", "rules.refine"],
         _rules_inputs,
         lambda config, run: [run.rules],
-        asks=lambda config: None if _rules_are_given(config) else "large",
+        asks=lambda config: () if _rules_are_given(config) else ("large",),
     ),
     Stage(
         "03_test_labels",
@@ -162,7 +162,7 @@ STAGES = (
         ],
         _test_inputs,
         lambda config, run: [run.test_set, run.test_labels],
-        asks=lambda config: config.training.test_labeler,
+        asks=lambda config: (config.training.test_labeler,),
     ),
     Stage(
         "04_train",
@@ -181,7 +181,7 @@ STAGES = (
         ],
         _train_inputs,
         _train_outputs,
-        asks=lambda config: "small",
+        asks=lambda config: config.train_labelers,
     ),
     Stage(
         "05_predict",

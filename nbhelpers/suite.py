@@ -56,10 +56,10 @@ def run_suite(
     input_files(config)
     read_truth(config)
     stale = dropwhile(lambda stage: stage not in forced and not what_changed(stage, config, run), STAGES[1:])
-    sizes = [size for stage in stale if (size := stage.asks(config)) is not None]
+    sizes = {size for stage in stale for size in stage.asks(config)}
     if sizes:
         with LabelStore(run.labels) as store:
-            check_llms(config, store, sizes=sorted(set(sizes)))
+            check_llms(config, store, sizes=sorted(sizes))
     with one_run(run.root):
         forget_failure(run)
         _make_folder(run.notebooks)

@@ -36,6 +36,7 @@ def make_config(tmp_path: Path) -> MakeConfig:
             "api": {"large_model": "big", "large_base_url": url, "small_model": "little", "small_base_url": url},
             "classification": {"classes": CLASSES, "desc": "Sort the news by what they are about."},
             "path": {"input_dir": str(tmp_path / "texts"), "output_dir": str(tmp_path / "out")},
+            "labeling": {"cascade": 0},  # calls are counted
         }
         for section, values in changes.items():
             sections[section] = {**sections.get(section, {}), **values}

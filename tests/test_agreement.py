@@ -105,7 +105,7 @@ def test_where_there_is_nothing_to_compare_the_reason_is_said(
         assert "Run 03_test_labels first" in str(read_comparison(run, config=config))
         compare(config, run, store, n=12)
         off = make_config(server.url, labeling={"compare": 0})
-        same = make_config(server.url, api={"small_model": "big"})
+        same = make_config(server.url, api={"small_model": "big", "small_api_key": "another"})
         for changed, reason in ((off, "compare is 0"), (same, "the same model")):
             for found in (compare(changed, run, store), read_comparison(run, config=changed)):
                 assert reason in str(found)

@@ -81,8 +81,15 @@ def asked(server: ChatServer, model: str) -> list[str]:
     return [str(shown_text(body["messages"])) for body in server.requests if body["model"] == model]
 
 
-def test_off_by_default(opened: Open, server: ChatServer) -> None:
-    rounds = opened()
+def test_a_tenth_by_default(opened: Open, server: ChatServer) -> None:
+    rounds = opened(cascade="auto")
+    server.reset()
+    report = rounds.run_until_done()
+    assert len(asked(server, "big")) == report["iterations"][-1]["labels"] // 10
+
+
+def test_none_where_it_is_off(opened: Open, server: ChatServer) -> None:
+    rounds = opened(cascade=0)
     server.reset()
     rounds.run_until_done()
     assert asked(server, "big") == []
@@ -124,6 +131,25 @@ def test_after_a_run_with_more_labels_the_share_is_kept_at_every_size(opened: Op
     again = opened(cascade=0.25)
     again.run_until_done()
     assert [made.row["labelled_by"]["large"] for made in again.done] == [10, 15]
+
+
+@pytest.mark.parametrize("edited", [True, False])
+@pytest.mark.parametrize(("before", "after"), [(0.1, 0.5), (0.5, 0.1), (0.25, 0)])
+def test_another_share_counts_at_every_size_and_pays_for_no_answer_again(
+    opened: Open, server: ChatServer, before: float, after: float, edited: bool
+) -> None:
+    opened(cascade=before).run_until_done()
+    paid = asked(server, "big")
+    server.reset()
+    again = opened(cascade=after)
+    again.rules += " Mind the weather." if edited else ""  # each batch is labelled anew
+    again.run_until_done()
+    assert [made.row["labelled_by"].get("large", 0) for made in again.done] == [int(after * n) for n in (40, 60)]
+    assert bool(asked(server, "big")) == (after > (0 if edited else before))
+    server.reset()
+    last = opened(cascade=before)
+    last.run_until_done()
+    assert not set(asked(server, "big")) & set(paid)
 
 
 def test_texts_that_a_person_labelled_are_not_sent_on(opened: Open, server: ChatServer, store: LabelStore) -> None:

@@ -613,6 +613,30 @@ def test_the_template_explains_every_key_of_every_section_in_the_models_words() 
         assert comment.endswith("(required)") == known[place].is_required(), place
 
 
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ({}, 0.1),
+        ({"api__small_model": "big"}, 0),
+        ({"training__test_labeler": "small"}, 0),
+        ({"labeling__cascade": 0}, 0),
+        ({"labeling__cascade": 0.25, "training__test_labeler": "small"}, 0.25),
+    ],
+)
+def test_the_cascade_is_on_where_the_large_llm_is_another_and_labels_the_test_set(
+    changes: dict[str, Any], share: float
+) -> None:
+    config = parse_config(content(**changes))
+    assert config.cascade == share
+    assert ("large" in config.train_labelers) == (share > 0)
+
+
+@pytest.mark.parametrize("value", ["0.3", "always", -0.1, 1.5, True, [0.1]])
+def test_a_cascade_that_is_no_share_is_an_error(value: object) -> None:
+    with pytest.raises(ConfigError, match=r"labeling.cascade: .*write auto, or a share from 0 to 1, such as 0.25"):
+        parse_config(content(labeling__cascade=value))
+
+
 def test_the_templates_values_are_the_defaults_unless_its_comment_says_otherwise() -> None:
     values = load_config(PARAMS / "template.yaml").model_dump()
     for (section, key), comment in template_keys().items():

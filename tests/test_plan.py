@@ -388,12 +388,13 @@ def test_the_command_reads_the_texts_and_prints_the_plan(
     printed = capsys.readouterr().out
     assert "Texts read, which costs nothing: 1 files, 120 chunks." in printed
     assert re.search(r"^04 labels, iteration 3 +small +10 ", printed, re.MULTILINE)
-    assert re.search(r"^total +96 ", printed, re.MULTILINE)
+    assert re.search(r"^04 doubtful labels, iteration 1 +large +2 ", printed, re.MULTILINE)
+    assert re.search(r"^total +100 ", printed, re.MULTILINE)
     assert "Paid so far: 5 calls, $0.0" in printed
     assert "cost.budget_usd: $1.00, spent $0.0" in printed
     assert main(["plan", str(config_file)]) == 0
     assert server.calls == 5
-    assert re.search(r"^total +96 ", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"^total +100 ", capsys.readouterr().out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

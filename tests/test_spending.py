@@ -81,6 +81,24 @@ def test_calls_of_a_killed_run_count_as_spent(make_config: MakeConfig, store: La
         assert usage(config, store)["written_off_usd"] == pytest.approx(0.015)
 
 
+def test_what_an_earlier_model_cost_stays_spent(make_config: MakeConfig, store: LabelStore, tiny_llm: Path) -> None:
+    cheap = {f"cost_per_million_small_{way}": 0.001 for way in ("input", "output")}
+    with ChatServer(keyword_labeller(WORDS)) as server:
+        label(texts(30), make_config(server.url, cost={**PRICES, "budget_usd": 1.0}), store)
+        spent = paid(server)
+        for changes in (
+            {"api": {"small_model": "less"}, "cost": {**PRICES, **cheap, "budget_usd": 1.0}},
+            {"api": {"small_model": str(tiny_llm), "small_mode": "local"}, "cost": {**PRICES, "budget_usd": 1.0}},
+        ):
+            config = make_config(server.url, **changes)
+            assert Budget(config, store).spent == usage(config, store)["cost_usd"] == pytest.approx(spent, abs=1e-6)
+        label(texts(3), config, store)
+        back = make_config(server.url, cost={**PRICES, "budget_usd": 1.0})
+        assert usage(back, store)["cost_usd"] == pytest.approx(spent, abs=1e-6)  # the local model's tokens are free
+        dearer = make_config(server.url, cost={**{name: 2 * price for name, price in PRICES.items()}})
+        assert usage(dearer, store)["cost_usd"] == pytest.approx(2 * spent, abs=2e-6)  # a price that is put right
+
+
 WORKER = """
 import json, sys
 import pandas as pd

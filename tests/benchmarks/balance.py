@@ -20,7 +20,7 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from few_labels import KEYS, choose, made_with, measure
+from few_labels import KEYS, choose, made_with, measure, read_rows
 from selection import Case
 
 from nbhelpers import classifier
@@ -55,30 +55,32 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rare", type=float, default=0.05, help="share of the last class; 0: as it is")
     parser.add_argument("--noise", type=float, default=0.02, help="error rate of the small LLM")
+    parser.add_argument("--cascade", type=float, default=0.0, help="share that the large LLM labels")
     parser.add_argument("--size", type=int, default=200, help="texts to train on")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=[*WAYS, ORIGINAL], help="selection,balance")
     options = parser.parse_args()
     classifier.EXACT_TEXTS = 0  # bfloat16 where the decision is clear: the same classes, sooner
     keys = [*KEYS, "balance"]
-    done = pd.read_json(options.out, lines=True) if options.out.exists() else pd.DataFrame(columns=keys)
-    finished = set(done[keys].itertuples(index=False, name=None))
+    finished = set(read_rows(options.out, keys)[keys].itertuples(index=False, name=None))
     for seed, folder in itertools.product(options.seeds, options.data):
         cache = RunFolder(options.cache / folder.name)
-        case = Case(folder, seed, options.model, cache, options.rare or None, noise=options.noise)
+        case = Case(
+            folder, seed, options.model, cache, options.rare or None, noise=options.noise, cascade=options.cascade
+        )
         ways = [("random", "none", ORIGINAL) if way == ORIGINAL else (*way.split(","), "ours") for way in options.ways]
         for selection, alike in itertools.groupby(ways, key=lambda way: way[0]):
             chosen = choose(case, options.size, selection, [])
             for _, balance, recipe in alike:
-                case_of = (folder.name, seed, recipe, options.size, selection, options.noise, options.rare)
-                key = (*case_of, made_with(options.model), balance)
+                case_of = (folder.name, seed, recipe, options.size, selection, options.noise, options.cascade)
+                key = (*case_of, options.rare, made_with(options.model), balance)
                 if key not in finished:
-                    row = measure(case, chosen, recipe, noise=options.noise, balance=balance)
+                    row = measure(case, chosen, recipe, balance=balance)
                     with options.out.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps({**dict(zip(keys, key, strict=True)), **row}) + "\n")
-    rows = pd.read_json(options.out, lines=True)
+    rows = read_rows(options.out, keys)
     mine = rows["data"].isin([folder.name for folder in options.data]) & rows["seed"].isin(options.seeds)
     mine &= (rows["size"] == options.size) & (rows["noise"] == options.noise) & (rows["rare"] == options.rare)
-    mine &= rows["made_with"] == made_with(options.model)
+    mine &= (rows["cascade"] == options.cascade) & (rows["made_with"] == made_with(options.model))
     report(rows[mine])
 
 

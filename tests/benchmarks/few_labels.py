@@ -66,7 +66,7 @@ import numpy as np
 import original_style
 import pandas as pd
 import setfit_style
-from selection import BATCH, Case, answer, report_labels_to_reach
+from selection import BATCH, Case, report_labels_to_reach
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
@@ -82,7 +82,7 @@ from nbhelpers.training import RECIPE, TrainingSettings, fit
 
 RECIPES = ("original", "frozen", "setfit", "plain", "soft", "contrast", "aligned", "ours")
 TUNED_ON = ["trec6", "snips", "scicite", "clinc_domains", "ag_news", "sms_spam", "subj"]  # see above
-KEYS = ["data", "seed", "recipe", "size", "selection", "noise", "rare", "made_with"]
+KEYS = ["data", "seed", "recipe", "size", "selection", "noise", "cascade", "rare", "made_with"]
 
 
 def made_with(model: str) -> str:
@@ -90,7 +90,13 @@ def made_with(model: str) -> str:
     return f"{Path(model).parent.name}/{Path(model).name}, recipe {RECIPE}"
 
 
-def measure(case: Case, chosen: list[int], recipe: str, *, noise: float, balance: str) -> dict[str, Any]:
+def read_rows(path: Path, keys: list[str]) -> pd.DataFrame:
+    """The finished rows; those from before there was a cascade had none."""
+    rows = pd.read_json(path, lines=True) if path.exists() else pd.DataFrame(columns=keys)
+    return rows.assign(cascade=rows["cascade"].fillna(0.0) if "cascade" in rows else 0.0)
+
+
+def measure(case: Case, chosen: list[int], recipe: str, *, balance: str) -> dict[str, Any]:
     """Figures on the test split of a classifier that is trained on the chosen texts."""
     known, base = case.train(chosen), case.aligned if recipe in ("aligned", "ours") else find_model(case.model)
     started = time.process_time()
@@ -106,7 +112,6 @@ def measure(case: Case, chosen: list[int], recipe: str, *, noise: float, balance
     seconds = time.process_time() - started
     best = proba.argmax(axis=1)
     predicted, true, rare = [case.classes[place] for place in best], case.true, case.classes[-1]
-    fresh = [answer(case.seed, text, gold, case.classes, noise)[0] for text, gold in zip(case.test, true, strict=True)]
     sure = proba.max(axis=1).tolist()
 
     def error(labels: list[str]) -> float:
@@ -117,7 +122,7 @@ def measure(case: Case, chosen: list[int], recipe: str, *, noise: float, balance
         "macro_f1": float(f1_score(true, predicted, labels=case.classes, average="macro", zero_division=0)),
         "rare_f1": float(f1_score(true, predicted, labels=[rare], average="macro", zero_division=0)),
         "rare_labels": int((known["gold"] == rare).sum()),
-        "calibration_error": error(fresh),
+        "calibration_error": error(case.fresh_labels),
         "calibration_error_truth": error(true),
         "seconds": round(seconds, 1),
     }
@@ -187,7 +192,7 @@ def report(rows: pd.DataFrame) -> None:
 
     The last column is the mean of the sets on which no setting was chosen.
     """
-    ways = ["selection", "noise", "recipe", "size"]
+    ways = ["selection", "noise", "cascade", "recipe", "size"]
     for figure in ("accuracy", "calibration_error", "calibration_error_truth", "seconds"):
         table = rows.pivot_table(index=ways, columns="data", values=figure)
         means = {"mean": table.mean(axis=1), "others": table.drop(columns=TUNED_ON, errors="ignore").mean(axis=1)}
@@ -203,21 +208,22 @@ def report(rows: pd.DataFrame) -> None:
 def _report_noise(rows: pd.DataFrame) -> None:
     """Prints how much accuracy noise costs, on the cases that both recipes have without and with it.
 
-    Each way of choosing texts stands beside itself, and the package's own, `auto`, beside plain fine-tuning on random
-    texts, too.
+    Ours, with and without a cascade, stands beside plain fine-tuning on the small LLM's labels: each way of choosing
+    texts beside itself, and the package's own, `auto`, beside random texts, too.
     """
-    table = rows.pivot_table(
-        index=["data", "seed", "size"], columns=["noise", "selection", "recipe"], values="accuracy"
-    )
+    ways = ["noise", "cascade", "selection", "recipe"]
+    table = rows.pivot_table(index=["data", "seed", "size"], columns=ways, values="accuracy")
     pairs = [("random", "random"), ("auto", "auto"), ("auto", "random")]
-    for noise, (mine, control) in itertools.product(sorted(set(rows["noise"]) - {0.0}), pairs):
-        ways = [(mine, "ours"), (control, "plain")]
-        wanted = [(rate, *way) for way in ways for rate in (0.0, noise)]
-        both = table[wanted].dropna() if set(wanted) <= set(table.columns) else table.head(0)
+    noises, cascades = (sorted(set(rows[key])) for key in ("noise", "cascade"))
+    for noise, cascade, (mine, control) in itertools.product(noises, cascades, pairs):
+        wanted = [(0.0, 0.0, mine, "ours"), (noise, cascade, mine, "ours")]
+        wanted += [(rate, 0.0, control, "plain") for rate in (0.0, noise)]
+        both = table[wanted].dropna() if noise and set(wanted) <= set(table.columns) else table.head(0)
         if len(both):
-            ours, plain = (float((both[(0.0, *way)] - both[(noise, *way)]).mean()) for way in ways)
+            right, wrong, plain_right, plain_wrong = (float(both[way].mean()) for way in wanted)
+            ours, plain = right - wrong, plain_right - plain_wrong
             print(
-                f"\nnoise {noise}: ours ({mine}) loses {ours:.3f}, plain ({control}) {plain:.3f}, "
+                f"\nnoise {noise}, cascade {cascade}: ours ({mine}) loses {ours:.3f}, plain ({control}) {plain:.3f}, "
                 f"{ours / plain:.2f} of it (limit 0.33; {len(both)} fits each)"
             )
 
@@ -233,31 +239,29 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", default=["plain", "ours"], choices=RECIPES)
     parser.add_argument("--selection", nargs="+", default=["random"], choices=["random", "auto"])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.08], help="error rates of the small LLM")
+    parser.add_argument("--cascade", type=float, nargs="+", default=[0.0], help="shares that the large LLM labels")
     options = parser.parse_args()
     classifier.EXACT_TEXTS = 0  # bfloat16 where the decision is clear: the same classes, sooner
-    done = pd.read_json(options.out, lines=True) if options.out.exists() else pd.DataFrame(columns=KEYS)
-    finished = set(done[KEYS].itertuples(index=False, name=None))
-    for seed in options.seeds:
-        for folder in options.data:
-            for noise in options.noise:
-                case = Case(folder, seed, options.model, RunFolder(options.cache / folder.name), None, noise=noise)
-                for selection in options.selection:
-                    chosen: list[int] = []
-                    for size in sorted(options.sizes):
-                        chosen = choose(case, size, selection, chosen)
-                        for recipe in options.recipes:
-                            key = (folder.name, seed, recipe, size, selection, noise, 0.0, made_with(options.model))
-                            if key in finished:
-                                continue
-                            balance = "auto" if recipe == "ours" else "none"
-                            row = measure(case, chosen, recipe, noise=noise, balance=balance)
-                            with options.out.open("a", encoding="utf-8") as lines:
-                                lines.write(json.dumps({**dict(zip(KEYS, key, strict=True)), **row}) + "\n")
-    rows = pd.read_json(options.out, lines=True)
-    mine = rows["data"].isin([folder.name for folder in options.data]) & rows["seed"].isin(options.seeds)
-    mine &= rows["size"].isin(options.sizes) & rows["recipe"].isin(options.recipes)
-    mine &= rows["made_with"] == made_with(options.model)
-    report(rows[mine & rows["selection"].isin(options.selection) & rows["noise"].isin(options.noise)])
+    finished = set(read_rows(options.out, KEYS)[KEYS].itertuples(index=False, name=None))
+    for seed, folder, noise, cascade in itertools.product(options.seeds, options.data, options.noise, options.cascade):
+        cache = RunFolder(options.cache / folder.name)
+        case = Case(folder, seed, options.model, cache, None, noise=noise, cascade=cascade)
+        for selection in options.selection:
+            chosen: list[int] = []
+            for size in sorted(options.sizes):
+                chosen = choose(case, size, selection, chosen)
+                for recipe in options.recipes:
+                    key = (folder.name, seed, recipe, size, selection, noise, cascade, 0.0, made_with(options.model))
+                    if key in finished:
+                        continue
+                    row = measure(case, chosen, recipe, balance="auto" if recipe == "ours" else "none")
+                    with options.out.open("a", encoding="utf-8") as lines:
+                        lines.write(json.dumps({**dict(zip(KEYS, key, strict=True)), **row}) + "\n")
+    rows = read_rows(options.out, KEYS)
+    mine = rows["data"].isin([folder.name for folder in options.data]) & (rows["made_with"] == made_with(options.model))
+    for key in ("seed", "size", "recipe", "selection", "noise", "cascade"):
+        mine &= rows[key].isin(getattr(options, key if key in vars(options) else f"{key}s"))
+    report(rows[mine])
 
 
 if __name__ == "__main__":

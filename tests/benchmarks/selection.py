@@ -14,6 +14,8 @@ import argparse
 import hashlib
 import json
 import random
+from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from sklearn.metrics import f1_score
 
 from nbhelpers.chunking import near_duplicate_groups
 from nbhelpers.class_texts import describe_classes
-from nbhelpers.doubt import doubt
+from nbhelpers.doubt import doubt, send_to_large
 from nbhelpers.features import features
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import Evidence, choose, random_order, validation_share, weigh
@@ -32,13 +34,20 @@ from nbhelpers.selection import Evidence, choose, random_order, validation_share
 STRATEGIES = ("random", "auto")
 POOL, TEST, BATCH = 2000, 200, 40  # as a run of the referee; texts of the test set are not in the pool
 NOISE, NOISE_RARE = 0.08, 0.02
+NOISE_LARGE, NOISE_LARGE_RARE = 0.02, 0.01
+ANSWER = ["label", "confidence"]
 LABELS_OF_RANDOM = 400  # what active selection must reach with fewer
 
 
-def answer(seed: int, text: str, gold: str, classes: list[str], rate: float) -> tuple[str, float]:
-    """Label and its probability as the project's oracle gives them (its `Oracle.answer`): same hashes, same draws."""
+def answer(
+    seed: int, text: str, gold: str, classes: list[str], rate: float, *, model: str = "small"
+) -> tuple[str, float]:
+    """Label and its probability as the project's oracle gives them (its `Oracle.answer`): same hashes, same draws.
+
+    A text is hard from 0 to 1 for every model alike, and labelled wrong with probability 2 * rate * hard.
+    """
     text = " ".join(text.split())
-    rng = random.Random(hashlib.sha256(f"{seed}|small|{text}".encode()).digest())
+    rng = random.Random(hashlib.sha256(f"{seed}|{model}|{text}".encode()).digest())
     hard = random.Random(hashlib.sha256(f"{seed}|{text}".encode()).digest()).random()
     error = min(0.9, 2 * rate * hard)
     wrong = rng.random() < error
@@ -58,10 +67,22 @@ def thin(rows: list[dict[str, str]], rare: str, share: float) -> list[dict[str, 
 
 
 class Case:
-    """The pool and the test split of one set and seed, with the labels that the small LLM would give."""
+    """The pool and the test split of one set and seed, with the labels that the LLMs would give.
+
+    Labels are the small one's, wrong at the rate `noise`; of each batch that is chosen, the most doubtful are replaced
+    by the large one's, so that it gave the share `cascade` of all so far.
+    """
 
     def __init__(
-        self, folder: Path, seed: int, model: str, cache: RunFolder, rare: float | None, *, noise: float | None = None
+        self,
+        folder: Path,
+        seed: int,
+        model: str,
+        cache: RunFolder,
+        rare: float | None,
+        *,
+        noise: float | None = None,
+        cascade: float = 0.0,
     ):
         task = json.loads((folder / "task.json").read_text("utf-8"))
         self.seed, self.model, self.cache = seed, model, cache
@@ -76,10 +97,12 @@ class Case:
         ids = random_order(list(texts), seed)[TEST:]
         self.pool = pd.DataFrame({"chunk_id": ids, "text": [texts[chunk_id]["text"] for chunk_id in ids]})
         self.pool["near_group"] = near_duplicate_groups(self.pool["text"].tolist())
-        noise = noise if noise is not None else NOISE if rare is None else NOISE_RARE
-        said = [answer(seed, row["text"], row["label"], self.classes, noise) for row in map(texts.get, ids)]
-        self.pool["label"], self.pool["confidence"] = zip(*said, strict=True)
+        small = noise if noise is not None else NOISE if rare is None else NOISE_RARE
+        self.cascade, self.noise = cascade, {"small": small, "large": NOISE_LARGE if rare is None else NOISE_LARGE_RARE}
         self.pool["gold"] = [texts[chunk_id]["label"] for chunk_id in ids]
+        self.said = {size: self.labelled(self.pool["text"], self.pool["gold"], size) for size in self.noise}
+        self.pool[ANSWER] = self.said["small"]
+        self.sent: list[int] = []
         self.pool["validation"] = validation_share(ids)
         self.test, self.true = [row["text"] for row in test], [row["label"] for row in test]
         described = [f'{i}. "{entry["name"]}": {entry["description"]}' for i, entry in enumerate(task["classes"])]
@@ -97,8 +120,17 @@ class Case:
 
         return aligned_encoder(self.pool["text"].tolist(), base_model=self.model, seed=self.seed, run=self.cache)
 
+    def labelled(self, texts: Iterable[str], gold: Iterable[str], size: str) -> pd.DataFrame:
+        """What the large or the small LLM says of each text: label and confidence."""
+        rate = self.noise[size]
+        said = [answer(self.seed, *one, self.classes, rate, model=size) for one in zip(texts, gold, strict=True)]
+        return pd.DataFrame(said, columns=ANSWER)
+
     def choose(self, chosen: list[int], strategy: str) -> list[int]:
         """Places in the pool of the next batch; `why` says of each text so far why it was chosen."""
+        if not chosen:
+            self.why, self.sent = {}, []
+            self.pool[ANSWER] = self.said["small"]
         left = np.setdiff1d(np.arange(len(self.pool)), chosen)
         more = choose(
             self.pool.iloc[left],
@@ -108,20 +140,42 @@ class Case:
             evidence=self.evidence(left, chosen) if strategy == "auto" else None,
             labelled_groups=self.pool["near_group"].iloc[chosen].tolist(),
         )
-        self.why = {**(self.why if chosen else {}), **dict(zip(more["chunk_id"], more["why"], strict=True))}
-        return self.pool.reset_index().set_index("chunk_id").loc[more["chunk_id"], "index"].tolist()
+        self.why.update(zip(more["chunk_id"], more["why"], strict=True))
+        places: list[int] = self.pool.reset_index().set_index("chunk_id").loc[more["chunk_id"], "index"].tolist()
+        self._send_on([*chosen, *places])
+        return places
+
+    def _send_on(self, chosen: list[int]) -> None:
+        known = self.pool.iloc[chosen]
+        doubts = self.doubts(self.rows[chosen], known)
+        sent = known.index[send_to_large(doubts, known.index.isin(self.sent), self.cascade)]
+        self.pool.loc[sent, ANSWER] = self.said["large"].loc[sent]
+        self.sent += sent.tolist()
+
+    @cached_property
+    def fresh_labels(self) -> list[str]:
+        """Labels of the test split that came about as those of the pool did."""
+        said = self.labelled(self.test, self.true, "small")
+        if self.cascade:
+            sent = send_to_large(self.doubts(self.test_rows, said), np.zeros(len(said), dtype=bool), self.cascade)
+            said.loc[sent, ANSWER] = self.labelled(self.test, self.true, "large").loc[sent]
+        return said["label"].tolist()
+
+    def doubts(self, rows: np.ndarray, said: pd.DataFrame) -> np.ndarray:
+        """How likely each label is wrong (see doubt)."""
+        labels, confidence = said["label"].tolist(), said["confidence"].tolist()
+        return doubt(rows, labels, confidence, classes=self.classes, seed=self.seed)
 
     def evidence(self, left: np.ndarray, chosen: list[int]) -> Evidence:
         known = self.train(chosen)
-        labelled, labels = self.rows[known.index], known["label"].tolist()
-        doubts = doubt(labelled, labels, known["confidence"].tolist(), classes=self.classes, seed=self.seed)
+        labelled = self.rows[known.index]
         return weigh(
             self.rows[left],
             self.class_rows,
             classes=self.classes,
             labelled=labelled,
-            labels=labels,
-            doubts=doubts.tolist(),
+            labels=known["label"].tolist(),
+            doubts=self.doubts(labelled, known).tolist(),
         )
 
     def train(self, chosen: list[int]) -> pd.DataFrame:
