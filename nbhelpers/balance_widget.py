@@ -79,7 +79,11 @@ def balance_widget(rounds: Rounds, config_file: Path | None) -> ipywidgets.Widge
     why_balance, why_selection, table, said = (ipywidgets.HTML() for _ in range(4))
 
     def choose(_: Any) -> None:
-        rounds.choose(balance=balance.value, selection=selection.value)
+        try:
+            rounds.choose(balance=balance.value, selection=selection.value)
+        except NbhelpersError as error:  # another run holds the folder
+            said.value = words(f"{error} Your choice holds in this notebook alone.", failed=True)
+            return
         show()
 
     def show() -> None:
@@ -132,17 +136,13 @@ def _compare(rounds: Rounds, configured: dict[str, str]) -> str:
 def _note(rounds: Rounds) -> str:
     """How the last batch was chosen, and what the columns are made from."""
     why = rounds.store.selection()
-    last = why[why["chunk_id"].isin(set(rounds.final.labels["chunk_id"]))].tail(_last_batch(rounds))["why"]
-    chosen = ", ".join(f"{n} {kind}" for kind, n in kinds(last).value_counts().items())
+    used = why[why["chunk_id"].isin(set(rounds.final.labels["chunk_id"]))]["why"]
+    last = used.iloc[len(used) - rounds.last_batch :]
+    chosen = ", ".join(f"{n} {kind}" for kind, n in kinds(last).value_counts().items()) or "no new texts"
     return (
         f"Last batch: {chosen}. Share of the pool: with its 95 % interval, from texts drawn at random. "
         "Recall: the share of so many test texts that was found."
     )
-
-
-def _last_batch(rounds: Rounds) -> int:
-    training = rounds.config.training
-    return training.train_set_size if rounds.batches_opened == 1 else training.train_set_increment
 
 
 def _heading(each: dict[str, Any]) -> str:

@@ -45,8 +45,16 @@ def _to_path(value: object) -> object:
         return value
     if not isinstance(value, str) or not value.strip():
         raise ValueError("write a path, in quotes")
-    path = Path(value).expanduser()
+    path = _at_home(Path(value))
     return path if path.is_absolute() else repository_root() / path
+
+
+def _at_home(path: Path) -> Path:
+    """The path with "~" as the home folder it stands for."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise ValueError(f"{path.parts[0]} is no home folder here: write ~/ or a whole path") from None
 
 
 FilePath = Annotated[Path, BeforeValidator(_to_path)]
@@ -80,7 +88,11 @@ class Api(Section):
     @field_validator("large_base_url", "small_base_url")
     @classmethod
     def _check_url(cls, value: str) -> str:
-        if not re.match(r"https?://[^/\s]+", value):
+        try:
+            host = urlsplit(value).hostname
+        except ValueError:  # half an IPv6 address
+            host = None
+        if not host or not re.match(r"https?://[^/\s]+", value):
             raise ValueError("write a full address, such as https://api.openai.com/v1 or http://localhost:11434/v1")
         return value.rstrip("/")
 
@@ -440,7 +452,10 @@ def find_file(path: str | Path) -> Path:
     Raises:
         ConfigError: it is in neither place.
     """
-    given = Path(path).expanduser()
+    try:
+        given = _at_home(Path(path))
+    except ValueError as error:
+        raise ConfigError(f"config file not found: {path}: {error}.") from None
     for candidate in (given, repository_root() / given):
         if candidate.is_file():
             return candidate.resolve()

@@ -50,6 +50,27 @@ def token_limit(base_model: Path | str) -> int:
         return reads_at_most(load("AutoConfig", base_model), load_tokenizer(base_model))
 
 
+def check_architecture(base_model: Path | str) -> None:
+    """That a classifier can be made of the model, from its config alone: no weights are read.
+
+    Raises:
+        ClassifierError: it writes text, or transformers has no sequence classifier for it.
+    """
+    import torch
+    import transformers
+
+    config = load("AutoConfig", base_model)
+    try:
+        with quiet(), torch.device("meta"):
+            made_by: Any = transformers.AutoModelForSequenceClassification
+            model = made_by.from_config(config)
+    except Exception as error:  # as in `load`
+        raise ClassifierError(f"{base_model} cannot be made a classifier ({error}). {ANOTHER}") from error
+    if config.is_encoder_decoder:
+        raise _no_encoder(config)
+    output_layer(model)
+
+
 def load(auto_class: str, base_model: Path | str, **options: Any) -> Any:
     """What `transformers.AUTO_CLASS.from_pretrained` gives.
 
@@ -132,10 +153,12 @@ def output_layer(model: Any) -> torch.nn.Linear:
     """
     layers = _linear_layers_to_the_output(model)
     if not layers or layers[-1].bias is None:
-        raise ClassifierError(
-            f"A model of type {model.config.model_type} is no text encoder with a usual head. {ANOTHER}"
-        )
+        raise _no_encoder(model.config)
     return layers[-1]
+
+
+def _no_encoder(config: Any) -> ClassifierError:
+    return ClassifierError(f"A model of type {config.model_type} is no text encoder with a usual head. {ANOTHER}")
 
 
 def pooling_layer(model: Any) -> torch.nn.Linear | None:

@@ -1,15 +1,13 @@
 """Bytes -> text: which encoding a file is in, and the small things about text that every reader needs.
 
-Marks, zero bytes and UTF-8 are decided here, and what charset-normalizer gets wrong on short texts: Western European
-code pages (their neighbours read as well), Japanese in EUC, Korean. The rest is charset-normalizer's choice. It opens
-no file, and takes what a file says about itself for a hint only. Source: the WHATWG Encoding Standard (labels).
+Marks, zero bytes and UTF-8 are decided here, and old code pages by chardet, but for what is nearly a draw. It opens no
+file, and takes what a file says about itself for a hint only. Source: the WHATWG Encoding Standard (labels).
 """
 
 import codecs
 import itertools
 import re
 import unicodedata
-from typing import Any
 
 from nbhelpers.errors import DocumentError
 
@@ -39,11 +37,11 @@ _LABELS = {
     "shift_jis": "cp932",
     "euc_kr": "cp949",
 }
-_LATIN = ["cp1252", "cp1250", "cp1254", "cp1257", "mac_roman", "cp850"]
-_OTHER = ["cp1251", "koi8_r", "cp866", "iso8859_5", "iso8859_7", "cp1253", "cp1255", "cp1256", "iso8859_6", "tis_620"]
-_OTHER += ["big5", "gb18030", "cp949", "cp932"]
-# A third of Japanese is kana and Korean is nearly all Hangul, while other bytes read so give next to none.
-_TELLING = (("euc_jp", "[\u3041-\u30ff]", 0.1), ("cp949", "[\uac00-\ud7a3]", 0.8))
+_NEIGHBOURS = ["cp1250", "iso8859-2", "cp1254", "cp1257"]
+_LATIN = ["cp1252", *_NEIGHBOURS, "mac-roman", "cp850"]
+_OTHER = ["cp1251", "koi8-r", "cp866", "iso8859-5", "iso8859-7", "cp1253", "cp1255", "cp1256", "iso8859-6", "tis-620"]
+_OTHER += ["big5", "gb18030", "cp949", "cp932", "euc-jp"]
+NEARLY = 0.45  # of the best one's confidence: Czech and Polish are below it, French and German above
 
 
 def decode(data: bytes, *, declared: str | None = None) -> tuple[str, str]:
@@ -77,6 +75,8 @@ def find_encoding(data: bytes, *, declared: str | None = None, whole: bool = Tru
     for magic, what in _MAGIC.items():
         if data.startswith(magic):
             raise DocumentError(f"not text: it is {what} under another name")
+    if 0 < data.count(0) < len(data) / 1000:  # in logs and exports: `clean` drops them
+        data = data.replace(b"\0", b"")
     if b"\0" in data:
         return _utf16_without_mark(data)
     # In EBCDIC nearly every letter is past ASCII, and "@" is its space.
@@ -170,8 +170,6 @@ def _is_utf8(data: bytes, *, whole: bool) -> bool:
 
 def _declared_encoding(sample: bytes, declared: str | None, *, is_latin: bool) -> str | None:
     """What the file says, if its bytes read that way are writing of the kind that they look like."""
-    import charset_normalizer
-
     try:
         name = codecs.lookup(declared or "").name
     except LookupError:
@@ -182,37 +180,26 @@ def _declared_encoding(sample: bytes, declared: str | None, *, is_latin: bool) -
         return None
     foreign = [script(char) not in ("", "LATIN") for char in text if char > "\x7f"]
     is_alike = not any(foreign) if is_latin else sum(foreign) > 0.7 * len(foreign)
-    is_a_mess = not charset_normalizer.from_bytes(sample[:100_000], cp_isolation=[encoding])
+    is_a_mess = is_jumble(text) or re.search("[\x80-\x9f]", text)  # control characters, which nobody types
     return encoding if is_alike and not is_a_mess else None
 
 
 def _guess(sample: bytes, *, is_latin: bool) -> str | None:
-    import charset_normalizer
+    import chardet
 
-    if is_latin:
-        # Curly quotes, dashes, ™ and § only: every Windows code page agrees.
-        if not re.search(rb"[\x80-\x90\x9a\x9c-\x9f\xc0-\xff]", sample):
-            return "cp1252"
-        found = _rank_latin(charset_normalizer.from_bytes(sample[:100_000], cp_isolation=_LATIN))
-        return found if _try_decode(sample, found) is not None else None
-    for encoding, letters, share in _TELLING:
-        text = _try_decode(sample, encoding) or ""
-        if len(re.findall(letters, text)) > share * sum(char > "\x7f" for char in text):
-            return encoding
-    matches = charset_normalizer.from_bytes(sample[:100_000], cp_isolation=[*_OTHER, *_LATIN])
-    return next((match.encoding for match in matches if _try_decode(sample, match.encoding) is not None), None)
-
-
-def _rank_latin(matches: Any) -> str:
-    ranked = {
-        name: (match.chaos - match.coherence / 10, match.chaos)
-        for match in matches
-        for name in match.could_be_from_charset
-    }
-    if not ranked:
+    # Curly quotes, dashes, ™ and § only: every Windows code page agrees.
+    if is_latin and not re.search(rb"[\x80-\x90\x9a\x9c-\x9f\xc0-\xff]", sample):
         return "cp1252"
-    best = min(ranked, key=lambda name: (*ranked[name], name))
+    candidates = _LATIN if is_latin else [*_OTHER, *_LATIN]
+    found = {
+        codecs.lookup(match["encoding"]).name: match["confidence"]
+        for match in chardet.detect_all(sample[:100_000], include_encodings=candidates)
+        if match["encoding"] is not None
+    }
+    fitting = {name: sure for name, sure in found.items() if _try_decode(sample, name) is not None}
+    if not fitting:
+        return None
+    best = max(fitting, key=lambda name: fitting[name])
     # The likeliest by far, so it wins what is nearly a draw: on short texts its neighbours read as well.
-    score, chaos = ranked.get("cp1252", (1.0, 1.0))
-    is_close = score <= ranked[best][0] + 0.03 and chaos <= ranked[best][1] + 0.02
+    is_close = best in _NEIGHBOURS and fitting.get("cp1252", 0.0) >= NEARLY * fitting[best]
     return "cp1252" if is_close else best

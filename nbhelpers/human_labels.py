@@ -5,6 +5,7 @@ They outrank every LLM's in training; those of test texts change no test label, 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,12 +125,17 @@ def read_human_labels(
         ConfigError: the file cannot be read, lacks columns, or has no usable row.
     """
     try:
-        # A class may be called "None" or "NA", so only an empty field means that there is no label.
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""], skip_blank_lines=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # fields past the header's, such as after a comma
+            # A class may be called "None" or "NA", so only an empty field means that there is no label.
+            table = pd.read_csv(
+                path, dtype=str, index_col=False, keep_default_na=False, na_values=[""], skip_blank_lines=False
+            )
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"path.human_labels: {path} could not be read ({error}). Write a .csv: text, label."
         ) from None
+    table.columns = table.columns.str.strip()
     keys = next((k for k in (["chunk_id"], ["text"], ["source", "position"]) if set(k) <= set(table.columns)), None)
     if keys is None or "label" not in table:
         raise ConfigError(

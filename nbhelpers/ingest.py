@@ -16,7 +16,7 @@ import pandas as pd
 from nbhelpers.chunking import Chunk, chunk_id, cut, near_duplicate_groups, truncate
 from nbhelpers.config import Config
 from nbhelpers.documents import list_files, read_document
-from nbhelpers.encoder import token_lengths, token_limit
+from nbhelpers.encoder import check_architecture, token_lengths, token_limit
 from nbhelpers.errors import ConfigError, DocumentError
 from nbhelpers.lock import one_step
 from nbhelpers.models import find_model
@@ -52,9 +52,11 @@ def ingest(config: Config, run: RunFolder) -> Ingested:
     Raises:
         ConfigError: the folder is missing or empty, or no file in it could be read.
         ModelNotFoundError: training.model_path, whose tokenizer counts the tokens, is not to be had.
+        ClassifierError: it is no text encoder.
         RunFolderError: another run works on the folder.
     """
     base_model = find_model(config.training.model_path)
+    check_architecture(base_model)
     files = input_files(config)
     with one_step(run.root):
         return _ingest(files, base_model, config, run)
@@ -88,7 +90,7 @@ def count_ingest(documents: pd.DataFrame, chunks: pd.DataFrame) -> dict[str, int
 
 
 def input_files(config: Config) -> list[Path]:
-    """The files to read, those of the output folder left out.
+    """The files to read, left out what is in the output folder, and rules and prompts that the config names.
 
     Raises:
         ConfigError: the folder is missing or empty, or is the output folder too.
@@ -97,8 +99,12 @@ def input_files(config: Config) -> list[Path]:
     folder, output = config.path.input_dir, config.path.output_dir.resolve()
     if not folder.is_dir():
         raise ConfigError(f"path.input_dir: {folder} is not a folder. Write the path of the folder with your texts.")
-    around = output in folder.resolve().parents  # then what it holds is not all output
-    files = [path for path in list_files(folder) if around or output not in path.resolve().parents]
+    given = [config.classification.rules_file, config.path.prompts, config.path.default_prompts]
+    others = {place.resolve() for place in given if place is not None}
+    if output not in folder.resolve().parents:  # else what it holds is not all output
+        others.add(output)
+    others -= {folder.resolve(), *folder.resolve().parents}
+    files = [path for path in list_files(folder) if others.isdisjoint([path.resolve(), *path.resolve().parents])]
     if not files:
         raise ConfigError(
             f"path.input_dir: {folder} holds no files. Put .txt, .md, .pdf, .docx, .jsonl, .csv or .html files in it."

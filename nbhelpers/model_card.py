@@ -19,6 +19,7 @@ import jinja2
 from huggingface_hub import EvalResult, ModelCardData
 
 from nbhelpers.config import Config
+from nbhelpers.models import local_path
 from nbhelpers.page_words import against_truth, claims, meaning, percent, sources
 from nbhelpers.run_folder import RunFolder, write_text
 
@@ -35,7 +36,7 @@ def write_model_card(config: Config, run: RunFolder) -> Path:
         RunFolderError: no classifier has been trained yet.
     """
     report = run.read_json(run.report, made_by="04_train")
-    truth = run.read_json(run.truth_shares, made_by="05_predict") if run.truth_shares.exists() else {}
+    truth = run.read_truth_shares(report["final"]["classifier"])
     number = report["iterations"][-1]["iteration"]
     folder = run.classifier(number)
     run.require(folder, made_by="04_train")
@@ -115,7 +116,7 @@ def _metadata(
         results.append(_result("labelled by people", known["value"], known["low"], known["high"]))
     return ModelCardData(
         model_name=report["final"]["classifier"],
-        base_model=None if Path(name).exists() else name,  # a folder of one's own is not on the hub
+        base_model=None if local_path(name) else name,  # a folder of one's own is not on the hub
         library_name="transformers",
         pipeline_tag=TASK,
         tags=["nbhelpers", TASK, "llm-labelled"],

@@ -68,11 +68,9 @@ def find_model(name: str | Path) -> Path:
     Raises:
         ModelNotFoundError: nothing there, incomplete, a wrong checksum, or the hub did not give it.
     """
-    text = str(name).strip()
-    path = Path(text).expanduser()
-    for place in (path, repository_root() / path):
-        if text and place.exists():
-            return _checked_path(place)
+    text, place = str(name).strip(), local_path(name)
+    if place is not None:
+        return _checked_path(place)
     looks_like_path = isinstance(name, Path) or text.startswith((".", "/", "~")) or text.lower().endswith(".gguf")
     if looks_like_path or not text or text.count("/") > 1 or "\\" in text:
         raise ModelNotFoundError(
@@ -85,6 +83,20 @@ def find_model(name: str | Path) -> Path:
         if found is not None:
             return found
     return _in_package(full) or _from_hub(full)
+
+
+def local_path(name: str | Path) -> Path | None:
+    """What a model's name means on this machine, from the working directory or the repository's root; None: nothing.
+
+    Raises:
+        ModelNotFoundError: it begins with the home of a user who is not there.
+    """
+    text = str(name).strip()
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        raise ModelNotFoundError(f"There is no model at {text!r}: there is no such home folder.") from None
+    return next((place for place in (path, repository_root() / path) if text and place.exists()), None)
 
 
 @functools.cache

@@ -141,9 +141,9 @@ def plan_iteration(number: int, config: Config, run: RunFolder, store: LabelStor
     Returns:
         calls, prompt_tokens, completion_tokens, dollars and llm_minutes; None for what is not known.
     """
+    planner = _Planner(config, run, store, steps=["04_train"], probe=False)  # draws the pool that the run has
     training = config.training.model_copy(update={"max_iters": number})
-    longer = config.model_copy(update={"training": training})
-    planner = _Planner(longer, run, store, steps=["04_train"], probe=False)
+    planner.config = config.model_copy(update={"training": training})
     rows = [row for row in planner.rows([]) if row["iteration"] == number]
     known = {name: [row[name] for row in rows] for name in FORMS}
     return {name: None if None in values else float(sum(values)) for name, values in known.items()}

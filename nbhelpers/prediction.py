@@ -34,23 +34,37 @@ def final_classifier(run: RunFolder) -> tuple[int, Classifier]:
     """The last iteration's number and classifier: of the last one that was measured, should a later one be there.
 
     Raises:
-        RunFolderError: there is none yet.
+        RunFolderError: there is none yet, or it was taken away for a training that did not end.
     """
+    number = _final_number(run)
+    return number, Classifier.load(run.classifier(number))
+
+
+def _final_number(run: RunFolder) -> int:
     numbers = run.iterations()
     if not numbers:
         raise RunFolderError(f"No classifier in {run.name}. Run 04_train first.")
     report = run.read_json(run.report, made_by="04_train") if run.report.exists() else {}
-    measured = {row["iteration"] for row in report.get("iterations", [])}
-    number = max(measured.intersection(numbers), default=numbers[-1])
-    return number, Classifier.load(run.classifier(number))
+    number: int = max((row["iteration"] for row in report.get("iterations", [])), default=numbers[-1])
+    if number not in numbers:
+        raise RunFolderError(
+            f"classifier_{number}, which report.json is about, is not in {run.name}: its training was begun anew and "
+            "did not end. Run 04_train."
+        )
+    return number
 
 
 def how_good(run: RunFolder) -> str:
-    """What may be expected of the final classifier, in a sentence."""
+    """What may be expected of the final classifier, in a sentence.
+
+    Raises:
+        RunFolderError: as `final_classifier`.
+    """
     report = run.read_json(run.report, made_by="04_train")
     final, target = report.get("final"), target_as_set(report["target"])
     if final is None:
         raise RunFolderError(f"No iteration is finished in {run.name}. Run 04_train first.")
+    _final_number(run)
     reached = "reached the target" if report["status"] == "target_reached" else "did NOT reach the target"
     return (
         f"{final['classifier']} {reached} of {target} ({report['status']}): accuracy against the LLM's labels "
@@ -89,10 +103,14 @@ def compare_with_truth(
         run.truth_shares.unlink(missing_ok=True)  # an earlier run's, which had a truth
         return {}
     table = predictions.merge(truth, on=["source", "position"], how="inner").drop_duplicates("chunk_id")
-    if table.empty:
-        raise ConfigError(f"path.truth: no source and position in {config.path.truth} is one of the input texts.")
     places = run.read_table(run.occurrences, made_by="01_ingest")[["source", "position"]]
     unknown = truth.merge(places, on=["source", "position"], how="left", indicator=True).query("_merge == 'left_only'")
+    if len(unknown) == len(truth):
+        raise ConfigError(f"path.truth: no source and position in {config.path.truth} is one of the input texts.")
+    if table.empty:
+        run.truth_shares.unlink(missing_ok=True)
+        print("path.truth: none of its texts was predicted, so nothing is compared.")
+        return {}
     if len(unknown):
         first = unknown.iloc[0]
         print(
@@ -114,10 +132,8 @@ def compare_with_truth(
         if len(right):
             low, high = accuracy_interval(int(right.sum()), len(right))
             shares[name] = (float(right.mean()), low, high, len(right))
-    write_json(
-        run.truth_shares,
-        {name: dict(zip(("share", "low", "high", "texts"), v, strict=True)) for name, v in shares.items()},
-    )
+    found = {name: dict(zip(("share", "low", "high", "texts"), v, strict=True)) for name, v in shares.items()}
+    run.write_truth_shares(_final_number(run), found)
     return shares
 
 

@@ -95,7 +95,7 @@ def read_facts(config: Config, run: RunFolder, store: LabelStore, predictions: p
         train=pd.DataFrame(rows, columns=["label", "source"]),
         test=read_test_labels(run),
         predictions=predictions,
-        truth=run.read_json(run.truth_shares, made_by="05_predict") if run.truth_shares.exists() else {},
+        truth=run.read_truth_shares(name),
         training=run.read_json(folder / "training.json", made_by="04_train"),
         llms={size: llm_rate(config, store, size) for size in ("large", "small")},
         classifier=classifier_rate(run, name),

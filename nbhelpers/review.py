@@ -64,19 +64,22 @@ class Queue:
         """What there is to see now, in JSON's types."""
         given = _given(self.store, self.classes)
         decided = sum(chunk_id in given for chunk_id in self._ids)
-        done = decided == len(self._ids)
-        view: View = {"kind": "queue", "title": self.title, "classes": self.classes, "editable": True}
+        view: View = {"kind": "queue", "title": self.title, "classes": self.classes, "editable": not self._shown}
         view |= {"n": len(self._ids), "decided": decided, "place": self._place}
         if self._ids:
             row = self.texts.iloc[self._place].to_dict()
             label = given.get(row["chunk_id"])
-            view |= {"chunk_id": row["chunk_id"], "text": row["text"], "details": [] if self._blind else details(row)}
+            shown = details(row) if self._shown or not self._blind else []
+            view |= {"chunk_id": row["chunk_id"], "text": row["text"], "details": shown}
             view["chosen"] = None if label is None else self.classes.index(label)
-            if self._blind and done:
-                view["details"] = details(row)
-        if done and self._summary is not None:
+        if decided == len(self._ids) and self._summary is not None:
             view["summary"] = self._summary()
         return view
+
+    @property
+    def _shown(self) -> bool:
+        """Whether all are decided blindly, and what others say of them is shown."""
+        return self._blind and set(self._ids) <= set(_given(self.store, self.classes))
 
     def act(self, message: Message) -> str:
         """Does what a message asks for; returns a sentence for the person.
@@ -84,6 +87,8 @@ class Queue:
         Raises:
             RunFolderError: the label could not be stored.
         """
+        if message["do"] in ("choose", "undo") and self._shown:
+            return "What others said has been shown, so these labels stay."
         if message["do"] == "choose":
             chunk_id, label = message["chunk_id"], self.classes[message["class"]]
             self.store.set_human_label(chunk_id, label, note=self._note)

@@ -70,6 +70,7 @@ class Rounds:
         self._notes: list[str] = []
         self.watchers: dict[str, Callable[[], object]] = {}  # by name; called after each step
         self._earlier = read_earlier(config, run)
+        self._written: list[Any] | None = None  # the iterations that this kernel wrote into the report
         self._taking_up = True  # what an earlier kernel did, until `begin` is through
         self._turn = threading.RLock()  # one step at a time, whether a cell takes it or a widget's thread
 
@@ -106,6 +107,11 @@ class Rounds:
     def _labels(self) -> int:
         """How many texts the iterations so far have used, failed labels included."""
         return max((len(iteration.labels) for iteration in self.done), default=0)
+
+    @property
+    def last_batch(self) -> int:
+        """How many texts the last iteration labelled that the one before it had not."""
+        return len(self._own[-1].labels) - (len(self._own[-2].labels) if len(self._own) > 1 else 0)
 
     @property
     def more_to_learn(self) -> bool:
@@ -155,12 +161,25 @@ class Rounds:
 
     def choose(self, *, balance: str | None = None, selection: str | None = None) -> None:
         """Takes another `balance` or `selection` from the next iteration on, in a new kernel too."""
-        self.balance, self.selection = balance or self.balance, selection or self.selection
+        self._take(balance=balance, selection=selection)
         if self.done and self._turn.acquire(blocking=False):  # an iteration at work writes it at its end
             try:
-                self._write_report()
+                self._note_choice()
             finally:
                 self._turn.release()
+
+    def _take(self, *, balance: str | None = None, selection: str | None = None) -> None:
+        self.balance, self.selection = balance or self.balance, selection or self.selection
+
+    def _note_choice(self) -> None:
+        """Into the report as it is there, which another run may have written meanwhile."""
+        with one_step(self.run.root):
+            report = self.run.read_json(self.run.report, made_by="04_train")
+            write_json(self.run.report, {**report, "chosen": self._chosen})
+
+    @property
+    def _chosen(self) -> dict[str, str]:
+        return {"balance": self.balance, "selection": self.selection}
 
     def notes(self) -> list[str]:
         """Plain warnings that belong beside the figures."""
@@ -184,17 +203,17 @@ class Rounds:
             run=self.run,
             store=self.store,
         )
-        return {**content, "chosen": {"balance": self.balance, "selection": self.selection}}
+        return {**content, "chosen": self._chosen}
 
     def begin(self) -> None:
         """The first iteration, and those that an earlier kernel finished after it, without buying anything twice.
 
         What a person chose then, and iterations asked for by hand, are taken up too. Called again it does nothing.
         """
-        if self.done:
+        if not self._taking_up:
             return
         while not self.done or self._goes_on():
-            self.choose(**self._earlier.chosen_for(len(self.done) + 1))
+            self._take(**self._earlier.chosen_for(len(self.done) + 1))
             if self.step() is None:  # all texts are labelled, and a person's label is learned from already
                 break
         self._taking_up = False
@@ -237,6 +256,7 @@ class Rounds:
         return made
 
     def _step(self) -> Iteration | None:
+        self._check_alone()
         number, by_hand = len(self.done) + 1, self.status is not None
         balance, selection = self.balance, self.selection  # what is chosen meanwhile is for the next one
         started = time.perf_counter()
@@ -301,6 +321,17 @@ class Rounds:
         self._write_report()
         return iteration
 
+    def _check_alone(self) -> None:
+        """Nobody has written other iterations into the report since this kernel did."""
+        if self._written is None or not self.run.report.exists():
+            return
+        there = _iterations(self.run.read_json(self.run.report, made_by="04_train"))
+        if there != self._written:
+            raise RunFolderError(
+                f"Another run has changed {self.run.name} since: it holds {len(there)} iterations, and "
+                f"{len(self._written)} are shown here. Run this notebook again from its first cell."
+            )
+
     def _as_chosen(self) -> Config:
         """The config with what a person chose for the next iteration."""
         chosen = self.config.training.model_copy(update={"balance": self.balance, "selection": self.selection})
@@ -355,7 +386,9 @@ class Rounds:
         if self.status is not None and (others := self.run.forget_iterations(self.final.number + 1)):
             removed = ", ".join(f"classifier_{number}" for number in others)
             print(f"{removed} removed: this run ends with classifier_{self.final.number}.", flush=True)
-        write_json(self.run.report, self.report())
+        report = self.report()
+        write_json(self.run.report, report)
+        self._written = _iterations(report)
 
     def _bring_back_better(self) -> None:
         last, best = self.final, find_better(self.done, run=self.run)
@@ -370,3 +403,8 @@ class Rounds:
             f"classifier_{number} is a copy of classifier_{best.number}, which is clearly better than "
             f"classifier_{last.number} on the {last.row['validation_size']} validation texts."
         )
+
+
+def _iterations(report: dict[str, Any]) -> list[Any]:
+    """What tells a report's iterations from another one's."""
+    return [[row[name] for name in ("iteration", "labels", "accuracy", "seconds")] for row in report["iterations"]]

@@ -6,6 +6,7 @@ step stale is not decided here (see stages).
 """
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -60,6 +61,22 @@ class RunFolder:
         """The numbers of the classifiers that are there, ascending."""
         names = (folder.name.removeprefix("classifier_") for folder in self.classifiers.glob("classifier_*"))
         return sorted(int(name) for name in names if name.isdecimal())
+
+    def write_truth_shares(self, iteration: int, shares: Mapping[str, Any]) -> None:
+        """Keeps what a classifier's comparison with people's labels gave."""
+        name = self.classifier(iteration).name
+        write_json(self.truth_shares, {"classifier": name, "trained": self._trained(name), "shares": dict(shares)})
+
+    def read_truth_shares(self, classifier: str) -> dict[str, Any]:
+        """What `write_truth_shares` kept of this classifier; empty where it was another one, or trained anew."""
+        kept = self.read_json(self.truth_shares, made_by="05_predict") if self.truth_shares.exists() else {}
+        same = (kept.get("classifier"), kept.get("trained")) == (classifier, self._trained(classifier))
+        return dict(kept["shares"]) if same else {}
+
+    def _trained(self, classifier: str) -> str | None:
+        """Tells one training from another."""
+        made = self.classifiers / classifier / "training.json"
+        return hashlib.sha256(made.read_bytes()).hexdigest() if made.exists() else None
 
     def forget_iterations(self, first: int) -> list[int]:
         """Removes the classifiers from number `first` on, and their datasets; returns their numbers."""
@@ -167,6 +184,9 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():  # a config with a key in it may be its owner's alone
+            temporary.touch(mode=0o600)
+            shutil.copymode(path, temporary)
         yield temporary
         temporary.replace(path)
     except OSError as error:

@@ -99,7 +99,7 @@ def summarize(config: Config, run: RunFolder, *, say: Say = print) -> int:
         claim = report["claim"]
         sure = f"{claim['confidence']:.0%} sure, looks at the test set: {claim['looks']}"
         say(f"  lower bound of it, which decides   {claim['lower_bound']:.3f}  ({sure})")
-    truth = run.read_json(run.truth_shares, made_by="05_predict") if run.truth_shares.exists() else {}
+    truth = run.read_truth_shares(final["classifier"])
     for row in [truth[name] for name in truth if name == TRUTH_ROW]:
         say(f"  accuracy against the truth         {_share(row['share'], row['low'], row['high'])}")
     say(

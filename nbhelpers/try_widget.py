@@ -63,6 +63,8 @@ def try_widget(
         try:
             verdict = judge(classifier, typed)
         except Exception as error:  # in a thread it would be seen nowhere
+            seen.clear()
+            bars.value = counted.value = ""
             said.value = words(f"The classifier could not say ({type(error).__name__}: {error}).", failed=True)
             return
         if typed == area.value:

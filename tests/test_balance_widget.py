@@ -1,5 +1,7 @@
 """Choosing a balance and a selection: what is shown, what the next iteration does, what is written to the config."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +42,35 @@ def test_each_class_has_its_texts_its_share_of_the_pool_and_its_recall(rounds: R
     shares = rounds.pool_shares()
     assert 4 <= shares["n"].sum() < 20
     assert f"({shares['low'][0]:.0%}".replace("%", " %") in lines[1]
+
+
+def test_a_last_batch_that_is_shorter_counts_its_own_texts(open_rounds: Open, fits: WordFits) -> None:
+    fits.blind = [set(WORDS)] * 3
+    opened = open_rounds(selection="random", train_set_increment=80, max_iters=3)
+    opened.run_until_done()
+    assert [len(made.labels) for made in opened.done[:3]] == [20, 100, 110]
+    assert "Last batch: 10 random." in class_overview(opened).plain
+
+
+def test_while_another_run_holds_the_folder_the_choice_is_not_kept(rounds: Rounds) -> None:
+    balance, *_, said = parts(balance_widget(rounds, None))
+    report = rounds.run.report.read_bytes()
+    code = (
+        "import sys, pathlib; from nbhelpers.lock import one_run\n"
+        "with one_run(pathlib.Path(sys.argv[1])): print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, rounds.run.root],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as other:
+        other.stdout.readline()
+        balance.value = "weights"
+        assert "Another run works on" in said.value
+        assert "Your choice holds in this notebook alone" in said.value
+        assert rounds.run.report.read_bytes() == report
+        other.communicate(b"\n")
+    assert rounds.balance == "weights"
 
 
 def test_the_next_iteration_uses_what_is_chosen(rounds: Rounds, fits: WordFits) -> None:

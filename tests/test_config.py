@@ -158,6 +158,12 @@ def test_cohere_as_a_mode_names_its_compatible_endpoint(mode: str) -> None:
         ("cost__cost_per_million_small_input", -0.1, "-0.1 is not possible. It must be greater than or equal to 0."),
         ("api__large_mode", "aphrodite", "'aphrodite' is not possible. Write one of: api, local."),
         ("api__large_base_url", "api.example.org/v1", "'api.example.org/v1': write a full address, such as https://"),
+        ("api__large_base_url", "http://[::1/v1", "'http://[::1/v1': write a full address, such as https://"),
+        (
+            "path__output_dir",
+            "~nobody_here/runs",
+            "'~nobody_here/runs': ~nobody_here is no home folder here: write ~/ ",
+        ),
         ("api__large_model", None, "missing. Give name of the LLM that writes the rules and labels the test set."),
         ("classification__desc", "", "'' is not possible. It must have at least 1 character."),
         ("path__input_dir", None, "missing. Give folder of texts"),
@@ -585,6 +591,13 @@ def test_a_base_url_loses_its_last_slash() -> None:
 
 
 # The files in params
+
+
+def test_a_config_in_no_ones_home_folder_is_one_sentence() -> None:
+    with pytest.raises(
+        ConfigError, match=r"config file not found: ~nobody_here/x\.yaml: ~nobody_here is no home folder"
+    ):
+        find_file("~nobody_here/x.yaml")
 
 
 def template_keys() -> dict[tuple[str, str], str]:

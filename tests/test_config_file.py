@@ -1,5 +1,6 @@
 """One value in a person's config, and not a character more."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,15 @@ def test_what_cannot_be_changed_alone_stays_as_it_is(tmp_path: Path, text: str) 
     with pytest.raises(ConfigError, match="Write balance: weights under training: in it yourself"):
         save_value(file, "training", "balance", "weights")
     assert file.read_text("utf-8") == text
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_a_file_that_is_its_owners_alone_stays_so(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("api:\n  small_api_key: secret\ntraining:\n  balance: auto\n", "utf-8")
+    file.chmod(0o600)
+    save_value(file, "training", "balance", "weights")
+    assert file.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

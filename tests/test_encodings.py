@@ -8,6 +8,14 @@ from hypothesis import strategies as st
 from nbhelpers.encodings import clean, decode
 from nbhelpers.errors import DocumentError
 
+CENTRAL = [
+    "Děkuji moc, bylo to skvělé.",
+    "Příští rok se určitě vrátíme.",
+    "Köszönöm szépen, nagyon jó volt az őszi hétvége.",
+    "Pokój był mały, ale czysty.",
+]
+SHORT_JAPANESE = ["ホテルの朝食はとても美味しかったです。", "また来年も家族で利用したいと思います。"]
+
 
 @pytest.mark.parametrize(
     ("text", "encoding"),
@@ -20,6 +28,13 @@ from nbhelpers.errors import DocumentError
         ("Das kostet 5 € am Tag, sagt sie.", "cp1252"),
         (FRENCH, "iso-8859-1"),
         ("Příliš žluťoučký kůň úpěl ďábelské ódy a já to vím.", "cp1250"),
+        *((text, name) for text in CENTRAL for name in ("cp1250", "iso8859_2")),
+        ("Işık ılık süt iç, şöyle böyle güzel bir gün.", "cp1254"),
+        ("החדר היה קטן אבל נקי מאוד.", "cp1255"),
+        ("L'hôtel était très agréable.", "cp1252"),
+        ("Rummet var litet men rent, och frukosten var jättegod.", "cp1252"),
+        ("Não gostei do quarto, mas o café da manhã estava ótimo.", "cp1252"),
+        *((text, "shift_jis") for text in SHORT_JAPANESE),
         (FRENCH, "mac_roman"),
         (FRENCH, "cp850"),
         (JAPANESE, "shift_jis"),
@@ -43,6 +58,14 @@ def test_encodings_are_recognised(text, encoding, times):
     decoded, named = decode(whole.encode(encoding))
     assert decoded == whole
     assert codecs.lookup(named)
+
+
+def test_a_stray_zero_byte_makes_no_binary():
+    text = "A line of an export with an é in it.\n" * 60
+    data = text.encode("cp1252")
+    decoded, named = decode(data[:700] + b"\0" + data[700:])
+    assert named == "cp1252"
+    assert clean(decoded) == text
 
 
 @given(st.binary(min_size=1, max_size=200))

@@ -42,6 +42,7 @@ def read(tmp_path):
         'text,label\n"Rain, all day",weather\n"A goal\nin the  end ",sport\nNone,None\n',
         "label,position,source\nweather,0,a.txt\nsport,1,a.txt\nNone,0,b.txt\n",
         "chunk_id,text,label,note\nc1,other,weather,\nc2,,sport,x\n\nc3,,None,\n,,,\n",
+        "chunk_id, label\nc1,weather,\nc2,sport,\nc3,None,\n",  # a space in the head, a comma at every end
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])

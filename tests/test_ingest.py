@@ -3,17 +3,19 @@
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from documents_made import docx, encrypted_pdf, para, pdf, pdf_lines
+from transformers import T5Config
 
 from nbhelpers import documents
 from nbhelpers.chunking import chunk_id, truncate
 from nbhelpers.config import Config
-from nbhelpers.errors import ConfigError, ModelNotFoundError
+from nbhelpers.errors import ClassifierError, ConfigError, ModelNotFoundError
 from nbhelpers.ingest import Ingested, ingest, tell_unread
 from nbhelpers.run_folder import RunFolder, write_json
 
@@ -313,6 +315,17 @@ def test_an_unknown_base_model_is_found_before_anything_is_read(read_texts: Read
     assert not run.documents.exists()
 
 
+def test_a_base_model_that_is_no_text_encoder_is_found_before_anything_is_read(
+    read_texts: ReadTexts, run: RunFolder, tiny_llm: Path, tiny_base_model: Path, tmp_path: Path
+) -> None:
+    config = T5Config(vocab_size=50, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    config.save_pretrained(shutil.copytree(tiny_base_model, tmp_path / "t5"))
+    for model in (tiny_llm, tmp_path / "t5"):
+        with pytest.raises(ClassifierError, match=r"is no text encoder with a usual head\. Set training\.model_path"):
+            read_texts({"a.txt": GOAL}, training={"model_path": str(model)})
+        assert not run.documents.exists()
+
+
 # Subsets and second runs
 
 
@@ -368,6 +381,15 @@ def test_an_output_folder_inside_the_input_folder_is_not_read(folder: Path, read
     made = read_texts(files, path={"output_dir": str(folder / "out")})
     assert fates(made) == {"a.txt": "read", "outer.txt": "read"}
     assert set(made.chunks["text"]) == {GOAL, RAIN}
+
+
+def test_rules_and_prompts_that_the_config_names_are_no_texts(folder: Path, read_texts: ReadTexts) -> None:
+    made = read_texts(
+        {"a.txt": GOAL, "rules.txt": "Sports is sport.", "mine/label.txt": "A prompt.", "mine.txt": VOTE},
+        classification={"rules_file": str(folder / "rules.txt")},
+        path={"prompts": str(folder / "mine")},
+    )
+    assert fates(made) == {"a.txt": "read", "mine.txt": "read"}
 
 
 def test_an_input_folder_inside_the_output_folder_is_read(tmp_path: Path, read_texts: ReadTexts) -> None:

@@ -6,11 +6,15 @@ from typing import Any
 
 import pytest
 from chat_server import ChatServer, Fault
-from runs_made import LABELLER, WORDS, WordFits
+from runs_made import LABELLER, WORDS, WordFits, prepare, texts_of
 
+from nbhelpers.config import Config
+from nbhelpers.label_store import LabelStore
 from nbhelpers.loop_control import ENDED, LoopControl
 from nbhelpers.rounds import Rounds
+from nbhelpers.run_folder import RunFolder
 
+MakeConfig = Callable[..., Config]
 Open = Callable[..., Rounds]
 ALL = set(WORDS)
 SECONDS = 20
@@ -162,6 +166,31 @@ def test_an_error_that_nobody_expected_is_told_too(
     control.one_more()
     control.wait()
     assert "ZeroDivisionError" in control.view().says
+
+
+def test_the_next_one_is_planned_for_the_texts_that_the_loop_has(
+    make_config: MakeConfig, server: ChatServer, run: RunFolder, store: LabelStore, fits: WordFits
+) -> None:
+    """With few documents of several chunks, one more iteration would not fit, but for chunks of test documents."""
+    fits.blind = [set(WORDS)] * 3
+    texts = texts_of(dict.fromkeys(WORDS, 50))
+
+    def opened(increment: int) -> Rounds:
+        sizes = {"train_set_size": 20, "train_set_increment": increment, "test_set_size": 15, "max_iters": 2}
+        config = make_config(server.url, training={**sizes, "selection": "random"}, system={"chunk_size": 60})
+        if not run.test_labels.exists():
+            config.path.input_dir.mkdir()
+            for number in range(30):
+                lines = texts[5 * number : 5 * number + 5]
+                (config.path.input_dir / f"{number}.txt").write_text("\n\n".join(f"{line}." for line in lines), "utf-8")
+            prepare(config, run, store)
+        return Rounds(config, run, store)
+
+    rounds = opened(len(opened(10).pool.chunks) - 20)
+    rounds.run_until_done()
+    view = LoopControl(rounds).view()
+    assert "No text is left to label." in view.says
+    assert view.spending.endswith("The next iteration asks the LLM nothing new.")
 
 
 def test_what_was_spent_and_what_the_next_one_asks(open_rounds: Open, gate: Gate) -> None:

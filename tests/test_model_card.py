@@ -1,5 +1,6 @@
 """The model card: metadata that Hugging Face reads, and words that say what the classifier is and is not."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,11 @@ def test_it_is_written_into_the_final_classifiers_folder_and_makes_nothing_stale
     assert {file: file.read_bytes() for file in before} == before
     Rounds(config, run, store).run_until_done()
     assert len(fits.made) == 2  # nothing is trained again
-    write_json(run.truth_shares, TRUTH)
+    last = max(run.iterations())
+    run.write_truth_shares(last, TRUTH)
     write_model_card(config, run)
-    assert "75.0" in path.read_text("utf-8")
+    assert "labelled by people" in path.read_text("utf-8")
+    made = run.classifier(last) / "training.json"
+    write_json(made, {**json.loads(made.read_text("utf-8")), "seconds": 99.0})  # trained anew
+    write_model_card(config, run)
+    assert "labelled by people" not in path.read_text("utf-8")

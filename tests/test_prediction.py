@@ -369,6 +369,7 @@ def compare(
         labels = labels.assign(reason="", source="large", reply="")
         write_test_labels(run, labels, config=config)
         write_table(run.occurrences, predictions[["source", "position"]])
+        write_json(run.classifier(1) / "training.json", {"seconds": 1.5})
         return compare_with_truth(config, run, predictions)
 
     return compare
@@ -414,7 +415,7 @@ def test_agreement_and_accuracy_are_as_counted_by_hand(compare: Callable[..., An
     # Exact intervals: 2 of 4 and 2 of 3.
     assert shares["LLM against the truth"][:3] == pytest.approx((0.5, 0.0676, 0.9324), abs=1e-4)
     assert shares["the same, on texts no LLM saw"][:3] == pytest.approx((2 / 3, 0.0943, 0.9916), abs=1e-4)
-    written = json.loads(run.truth_shares.read_text("utf-8"))
+    written = run.read_truth_shares("classifier_1")
     assert {name: tuple(value.values()) for name, value in written.items()} == shares
 
 
@@ -429,6 +430,16 @@ def test_a_text_that_stands_twice_counts_once(compare: Callable[..., Any]) -> No
     shares = compare(twice, "source,position,label\na,0,sports\na,1,sports\n", ["same"])
     assert shares["classifier against the truth"][3] == 1
     assert "the same, on texts no LLM saw" not in shares  # there are none
+
+
+def test_of_a_truth_none_of_whose_texts_was_predicted_it_is_said(
+    make_config: MakeConfig, run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_table(run.occurrences, pd.DataFrame({"source": ["a", "z"], "position": [0, 7]}))
+    truth = tmp_path / "truth.csv"
+    truth.write_text("source,position,label\nz,7,sports\n", "utf-8")
+    assert compare_with_truth(make_config(path={"truth": str(truth)}), run, PREDICTED) == {}
+    assert capsys.readouterr().out == "path.truth: none of its texts was predicted, so nothing is compared.\n"
 
 
 def test_rows_of_the_truth_that_name_no_text_are_told(

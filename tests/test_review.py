@@ -310,6 +310,11 @@ def test_the_audit_is_blind_until_all_are_decided_and_then_says_how_good_the_llm
         "(90.0%, 95 % interval 55.5% to 99.7%). Most often wrong: weather called "
     )
     pd.testing.assert_frame_equal(read_test_labels(run), before)
+    given = store.human_labels()
+    assert not view["editable"]  # or agreeing with what is shown would make the LLM better than it is
+    for change in (choose(view["chunk_id"], POLITICS), {"do": "undo"}):
+        assert audit.act(change) == "What others said has been shown, so these labels stay."
+    assert store.human_labels() == given
     rounds.step()
     truth = rounds.truth()
     assert truth is not None

@@ -24,6 +24,7 @@ from nbhelpers.labeling import label_prompt, read_test_labels, write_test_labels
 from nbhelpers.llms import usage
 from nbhelpers.looks import looks_taken
 from nbhelpers.loop_control import LoopControl
+from nbhelpers.prediction import final_classifier, how_good
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder, write_json
 from nbhelpers.run_report import warnings
@@ -811,6 +812,70 @@ def test_a_second_start_that_is_killed_leaves_the_labels_of_the_first(
         again.run_until_done()
     assert len(again.done) == 1
     assert run.train_labels.read_bytes() == before
+
+
+def test_taking_up_that_was_interrupted_goes_on_with_what_was_chosen(
+    start: Start, fits: WordFits, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits.blind = [{"goal"}] * 9
+    first = start(training={"max_iters": 2})
+    first.run_until_done()
+    first.choose(balance="weights")
+    first.step()
+    before, again = report_of(run), start(training={"max_iters": 2})
+    step = again.step
+
+    def interrupted() -> Any:
+        if again.done:
+            raise KeyboardInterrupt
+        return step()
+
+    monkeypatch.setattr(again, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        again.begin()
+    monkeypatch.setattr(again, "step", step)
+    again.run_until_done()
+    assert [made.row["balance"] for made in again.done] == ["auto", "auto", "weights"]
+    assert again.balance == "weights"
+    assert [row["iteration"] for row in report_of(run)["iterations"]] == [
+        row["iteration"] for row in before["iterations"]
+    ]
+
+
+def test_an_older_kernel_takes_nothing_away_from_a_later_run(start: Start, fits: WordFits, run: RunFolder) -> None:
+    fits.blind = [{"goal"}] * 9
+    older = start(training={"max_iters": 2})
+    older.run_until_done()
+    start(training={"max_iters": 4}).run_until_done()
+    before, labels = report_of(run), run.train_labels.read_bytes()
+    older.choose(balance="weights")
+    assert report_of(run) == {**before, "chosen": {**before["chosen"], "balance": "weights"}}
+    with pytest.raises(RunFolderError, match=r"it holds 4 iterations, and 2 are shown here\. Run this notebook again"):
+        older.step()
+    assert run.iterations() == [1, 2, 3, 4]
+    assert run.train_labels.read_bytes() == labels
+
+
+def test_where_a_training_begun_anew_did_not_end_there_is_no_final_classifier(
+    start: Start, fits: WordFits, run: RunFolder, store: LabelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits.blind = [ALL] * 3
+    rounds = start()
+    rounds.run_until_done()
+    first, second = (made.labels for made in rounds.done[:2])
+    new = second[~second["chunk_id"].isin(first["chunk_id"]) & (second["split"] == "train")].iloc[0]
+    store.set_human_label(new["chunk_id"], next(name for name in WORDS.values() if name != new["label"]))
+
+    def die(number: int) -> None:
+        raise KeyboardInterrupt
+
+    WordFits([ALL], before=die).install(monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        start().run_until_done()
+    assert run.iterations() == [1]
+    for question in (how_good, final_classifier):
+        with pytest.raises(RunFolderError, match=r"its training was begun anew and did not end\. Run 04_train\."):
+            question(run)
 
 
 def test_an_iteration_beyond_a_copy_is_reported_in_a_second_start_without_the_copy(

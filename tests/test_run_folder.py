@@ -28,6 +28,18 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_a_comparison_with_people_is_of_one_training_of_one_classifier(tmp_path: Path) -> None:
+    run, found = RunFolder(tmp_path), {"against the truth": {"share": 0.9}}
+    for number in (1, 2):
+        write_json(run.classifier(number) / "training.json", {"number": number})
+    assert run.read_truth_shares("classifier_1") == {}
+    run.write_truth_shares(1, found)
+    assert run.read_truth_shares("classifier_1") == found
+    assert run.read_truth_shares("classifier_2") == run.read_truth_shares("classifier_3") == {}
+    write_json(run.classifier(1) / "training.json", {"number": 1, "again": True})
+    assert run.read_truth_shares("classifier_1") == {}
+
+
 # Names
 
 

@@ -135,3 +135,18 @@ def test_a_classifier_that_fails_is_told() -> None:
 
     _, said, *_ = parts(try_widget(Broken(), TESTED, text="goal", wait_seconds=0))
     assert Text(said.value).words == "The classifier could not say (RuntimeError: <gone>)."
+
+
+def test_after_a_failure_nothing_is_said_of_the_text_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = Counts()
+    area, said, bars, counted, slider, *_ = parts(try_widget(classifier, TESTED, text="goal", wait_seconds=0))
+    assert bars.value
+
+    def fail(texts: Sequence[str]) -> Any:
+        raise RuntimeError("gone")
+
+    monkeypatch.setattr(classifier, "predict_proba", fail)
+    area.value = "vote"
+    slider.value = 0.3
+    assert Text(said.value).words == "The classifier could not say (RuntimeError: gone)."
+    assert (bars.value, counted.value) == ("", "")
