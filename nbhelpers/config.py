@@ -202,8 +202,8 @@ class Labeling(Section):
     )
     cascade: float | Literal["auto"] = Field(
         "auto",
-        description="share of the labels, the most doubtful, that the large LLM gives instead; "
-        "auto: 0.1, if the two LLMs differ",
+        description="share of the labels, the most doubtful, given by the large LLM; "
+        "auto: 0.1 where it differs and labels the test set",
     )
     compare: int = Field(
         40, ge=0, description="test texts that the small LLM labels too, to see how far the two LLMs agree"
