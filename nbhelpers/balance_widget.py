@@ -136,8 +136,7 @@ def _compare(rounds: Rounds, configured: dict[str, str]) -> str:
 def _note(rounds: Rounds) -> str:
     """How the last batch was chosen, and what the columns are made from."""
     why = rounds.store.selection()
-    used = why[why["chunk_id"].isin(set(rounds.final.labels["chunk_id"]))]["why"]
-    last = used.iloc[len(used) - rounds.last_batch :]
+    last = why[why["chunk_id"].isin(rounds.last_batch)]["why"]
     chosen = ", ".join(f"{n} {kind}" for kind, n in kinds(last).value_counts().items()) or "no new texts"
     return (
         f"Last batch: {chosen}. Share of the pool: with its 95 % interval, from texts drawn at random. "

@@ -6,6 +6,7 @@ all texts so far that no person has labelled. Which texts were sent, and when, i
 iteration that is repeated has the same labels.
 """
 
+import json
 from collections.abc import Set
 
 import numpy as np
@@ -19,7 +20,7 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, label_chunks
 from nbhelpers.run_folder import RunFolder
 
-SHARE = "share that was sent on"  # as a finding in the label store
+DECIDED = "sent on"  # the finding in the label store: the share, and at how many labels it was decided
 TAKEN_OVER = ["label", "confidence", "reason", "source", "reply"]
 
 
@@ -37,14 +38,11 @@ def send_on(
     Raises:
         ChatRefusedError, EndpointError: the large LLM cannot be asked.
     """
-    share, so_far = config.cascade, len(labels)
+    share, so_far = config.cascade_share, len(labels)
     if share == 0:
         return labels
-    sent = sent_before(config, store)
-    if not sent:
-        store.forget_sent_on()
-        store.note_finding(SHARE, repr(share))
-    if so_far not in sent.values():
+    sent, decided = sent_before(config, store), _decided(config, store)
+    if so_far not in decided:
         before = {chunk_id for chunk_id, at in sent.items() if at < so_far}
         earlier = _taken_over(labels, before, rules, config, store)
         earlier = earlier[(earlier["reason"] != NOT_ASKED) & ~earlier["chunk_id"].isin(people)]
@@ -52,7 +50,11 @@ def send_on(
         evidence = _evidence(earlier[named], config, run)
         doubts[named] = doubt(*evidence, classes=config.classification.classes, seed=config.system.seed)
         chosen = send_to_large(doubts, earlier["chunk_id"].isin(before).to_numpy(), share)
+        if not decided:
+            store.forget_sent_on()  # what was chosen for another share
         store.add_sent_on(earlier["chunk_id"].iloc[chosen].tolist(), so_far)
+        sizes = [size for size in decided if size < so_far]
+        store.note_finding(DECIDED, json.dumps({"share": share, "sizes": [*sizes, so_far]}))
         sent = store.sent_on()
     return _taken_over(labels, {c for c, at in sent.items() if at <= so_far} - people, rules, config, store)
 
@@ -62,7 +64,24 @@ def sent_before(config: Config, store: LabelStore) -> dict[str, int]:
 
     Then texts are chosen anew; what was answered for the other share is in the store, and not paid for again.
     """
-    return store.sent_on() if store.finding(SHARE) == repr(config.cascade) else {}
+    return store.sent_on() if _decided(config, store) else {}
+
+
+def tell_unsettled(labels: pd.DataFrame, *, config: Config, store: LabelStore) -> list[str]:
+    """A sentence on doubtful labels that the large LLM was to give and did not; none where it gave all."""
+    left = labels["chunk_id"].isin(set(sent_before(config, store))) & ~labels["source"].isin(["large", "human"])
+    if not left.any():
+        return []
+    return [
+        f"{left.sum()} doubtful labels are the small LLM's still: the large one gave none, as cost.budget_usd did not "
+        "suffice or its replies named no class."
+    ]
+
+
+def _decided(config: Config, store: LabelStore) -> list[int]:
+    """At how many labels it was decided, for this share, which texts are sent on."""
+    kept = json.loads(store.finding(DECIDED) or "{}")
+    return list(kept["sizes"]) if kept.get("share") == config.cascade_share else []
 
 
 def examine_labels(labels: pd.DataFrame, *, config: Config, run: RunFolder) -> pd.DataFrame:

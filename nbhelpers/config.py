@@ -300,7 +300,7 @@ class Config(Section):
         )
 
     @property
-    def cascade(self) -> float:
+    def cascade_share(self) -> float:
         """The share of the labels that the large LLM gives in place of the small one, 0 to 1.
 
         `labeling.cascade: auto` is 0 where the small LLM is the same model, or labels the test set.
@@ -313,7 +313,7 @@ class Config(Section):
     @property
     def train_labelers(self) -> tuple[Size, ...]:
         """The LLMs that label what is trained on."""
-        return ("small", "large") if self.cascade > 0 else ("small",)
+        return ("small", "large") if self.cascade_share > 0 else ("small",)
 
     def public(self) -> dict[str, Any]:
         """The config as plain values, for reports: keys and addresses without their secrets."""

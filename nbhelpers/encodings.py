@@ -75,10 +75,13 @@ def find_encoding(data: bytes, *, declared: str | None = None, whole: bool = Tru
     for magic, what in _MAGIC.items():
         if data.startswith(magic):
             raise DocumentError(f"not text: it is {what} under another name")
-    if 0 < data.count(0) < len(data) / 1000:  # in logs and exports: `clean` drops them
-        data = data.replace(b"\0", b"")
     if b"\0" in data:
-        return _utf16_without_mark(data)
+        try:
+            return _utf16_without_mark(data)
+        except DocumentError:
+            if data.count(0) >= len(data) / 1000:
+                raise
+            data = data.replace(b"\0", b"")  # a few in a log or an export: readers drop them
     # In EBCDIC nearly every letter is past ASCII, and "@" is its space.
     is_ebcdic = _count(rb"[\x80-\xff]", data) > len(data) / 4 and data.count(b" ") < len(data) / 100
     if is_ebcdic and data.count(b"@") > len(data) / 20 and _try_decode(data, "utf-8") is None:

@@ -10,7 +10,7 @@ from nbhelpers.label_store import LabelStore, answer_key
 from nbhelpers.lock import one_step
 from nbhelpers.models import find_model
 from nbhelpers.prompt_files import Message
-from nbhelpers.spending import Budget, paid
+from nbhelpers.spending import Budget, note_prices, paid
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,6 +118,7 @@ def usage(config: Config, store: LabelStore) -> dict[str, Any]:
     `cost_usd` is None where a price that is needed is not known (see `spending.paid`). `written_off_usd`
     is what calls may have cost whose run was killed before the answer came (known with a budget only).
     """
+    note_prices(config, store)
     table = store.usage()
     table["cost_usd"] = [paid(row, config, store) for row in table.to_dict("records")]
     counts = ["calls", "failed", "prompt_tokens", "completion_tokens"]

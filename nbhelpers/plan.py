@@ -266,7 +266,7 @@ class _Planner:
     def _iterations(self) -> Iterator[_Part]:
         config, training, pool = self.config, self.config.training, self.pool.set_index("chunk_id", drop=False)
         chosen = [chunk_id for chunk_id in self.store.selected() if chunk_id in pool.index]
-        sent, share, start = sent_before(config, self.store), config.cascade, 0
+        sent, share, start = sent_before(config, self.store), config.cascade_share, 0
         for i in range(training.max_iters):
             end = training.train_set_size + i * training.train_set_increment
             end = min(end, len(pool)) if self.drawn else end

@@ -5,6 +5,7 @@ label store before the answer goes out, so a kernel that dies loses nothing, and
 where it was. What a label is then used for is not decided here.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from nbhelpers.labeling import read_test_labels
 from nbhelpers.run_folder import RunFolder
 
 LIKELY_ERROR, DISAGREEMENT, LEAST_SURE = "likely label error", "the two LLMs disagree", "among the least sure"
+SHOWN = "shown after a blind audit"  # the finding in the label store: chunk ids
 PAGE = 20  # texts of a cell that are shown at once
 
 View = dict[str, Any]
@@ -64,22 +66,25 @@ class Queue:
         """What there is to see now, in JSON's types."""
         given = _given(self.store, self.classes)
         decided = sum(chunk_id in given for chunk_id in self._ids)
-        view: View = {"kind": "queue", "title": self.title, "classes": self.classes, "editable": not self._shown}
+        if self._blind and decided == len(self._ids):
+            self.store.note_finding(SHOWN, json.dumps(sorted({*self._shown(), *self._ids})))
+        shown = self._shown()
+        view: View = {"kind": "queue", "title": self.title, "classes": self.classes, "editable": True}
         view |= {"n": len(self._ids), "decided": decided, "place": self._place}
         if self._ids:
             row = self.texts.iloc[self._place].to_dict()
-            label = given.get(row["chunk_id"])
-            shown = details(row) if self._shown or not self._blind else []
-            view |= {"chunk_id": row["chunk_id"], "text": row["text"], "details": shown}
+            chunk_id, label = row["chunk_id"], given.get(row["chunk_id"])
+            view["editable"] = chunk_id not in shown
+            view |= {"chunk_id": chunk_id, "text": row["text"]}
+            view["details"] = details(row) if chunk_id in shown or not self._blind else []
             view["chosen"] = None if label is None else self.classes.index(label)
         if decided == len(self._ids) and self._summary is not None:
             view["summary"] = self._summary()
         return view
 
-    @property
-    def _shown(self) -> bool:
-        """Whether all are decided blindly, and what others say of them is shown."""
-        return self._blind and set(self._ids) <= set(_given(self.store, self.classes))
+    def _shown(self) -> set[str]:
+        """The texts that were decided blindly, and then shown with what others say of them."""
+        return set(json.loads(self.store.finding(SHOWN) or "[]")) if self._blind else set()
 
     def act(self, message: Message) -> str:
         """Does what a message asks for; returns a sentence for the person.
@@ -87,9 +92,9 @@ class Queue:
         Raises:
             RunFolderError: the label could not be stored.
         """
-        if message["do"] in ("choose", "undo") and self._shown:
-            return "What others said has been shown, so these labels stay."
         if message["do"] == "choose":
+            if message["chunk_id"] in self._shown():
+                return "What others said of it has been shown, so this label stays."
             chunk_id, label = message["chunk_id"], self.classes[message["class"]]
             self.store.set_human_label(chunk_id, label, note=self._note)
             self._place = self._ids.index(chunk_id)
@@ -101,7 +106,7 @@ class Queue:
         return ""
 
     def _undo(self) -> str:
-        chunk_id = self.store.undo_human_label(set(self._ids))
+        chunk_id = self.store.undo_human_label(set(self._ids) - self._shown())
         if chunk_id is None:
             return "There is nothing to undo."
         self._place = self._ids.index(chunk_id)

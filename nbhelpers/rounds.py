@@ -17,7 +17,7 @@ import pandas as pd
 
 from nbhelpers.audit import TruthEstimate
 from nbhelpers.batches import open_batches, pool_shares, settle_labels, why_chosen
-from nbhelpers.cascade import examine_labels
+from nbhelpers.cascade import examine_labels, tell_unsettled
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
@@ -70,7 +70,9 @@ class Rounds:
         self._notes: list[str] = []
         self.watchers: dict[str, Callable[[], object]] = {}  # by name; called after each step
         self._earlier = read_earlier(config, run)
-        self._written: list[Any] | None = None  # the iterations that this kernel wrote into the report
+        self._written = _told_apart(
+            list(self._earlier.rows.values())
+        )  # the report's iterations as this kernel knows them
         self._taking_up = True  # what an earlier kernel did, until `begin` is through
         self._turn = threading.RLock()  # one step at a time, whether a cell takes it or a widget's thread
 
@@ -109,9 +111,10 @@ class Rounds:
         return max((len(iteration.labels) for iteration in self.done), default=0)
 
     @property
-    def last_batch(self) -> int:
-        """How many texts the last iteration labelled that the one before it had not."""
-        return len(self._own[-1].labels) - (len(self._own[-2].labels) if len(self._own) > 1 else 0)
+    def last_batch(self) -> list[str]:
+        """The chunk ids that the last iteration labelled and the one before it had not."""
+        before = set(self._own[-2].labels["chunk_id"]) if len(self._own) > 1 else set()
+        return [chunk_id for chunk_id in self._own[-1].labels["chunk_id"] if chunk_id not in before]
 
     @property
     def more_to_learn(self) -> bool:
@@ -188,7 +191,9 @@ class Rounds:
         unread = tell_unread(self.run.read_table(self.run.documents, made_by="01_ingest"))
         baseline = tell_baseline(self.final.row, config=self.config) if self.done else []
         support = warnings(self.test, self.pool, config=self.config, store=self.store)
-        return [*self._notes, *baseline, *unread, *support, *people]
+        last = self.final.labels if self.done else self.test.head(0)
+        unsettled = tell_unsettled(last, config=self.config, store=self.store)
+        return [*self._notes, *baseline, *unsettled, *unread, *support, *people]
 
     def report(self) -> dict[str, Any]:
         """The content of report.json as things stand."""
@@ -217,7 +222,10 @@ class Rounds:
             if self.step() is None:  # all texts are labelled, and a person's label is learned from already
                 break
         self._taking_up = False
-        self.choose(**self._earlier.chosen)
+        self._take(**self._earlier.chosen)
+        with self._turn, one_step(self.run.root):
+            self._check_alone()
+            self._write_report()
 
     def routes(self) -> str:
         """Who gave the labels of the last iteration, what share, and for how much."""
@@ -323,13 +331,13 @@ class Rounds:
 
     def _check_alone(self) -> None:
         """Nobody has written other iterations into the report since this kernel did."""
-        if self._written is None or not self.run.report.exists():
+        if not self.run.report.exists():
             return
-        there = _iterations(self.run.read_json(self.run.report, made_by="04_train"))
+        there = _told_apart(self.run.read_json(self.run.report, made_by="04_train")["iterations"])
         if there != self._written:
             raise RunFolderError(
                 f"Another run has changed {self.run.name} since: it holds {len(there)} iterations, and "
-                f"{len(self._written)} are shown here. Run this notebook again from its first cell."
+                f"{len(self._written)} are known here. Run this notebook again from its first cell."
             )
 
     def _as_chosen(self) -> Config:
@@ -369,7 +377,10 @@ class Rounds:
         self._write_report()
 
     def _goes_on(self) -> bool:
-        """Whether an earlier kernel finished the next iteration, too, and nothing is to be paid for it."""
+        """Whether an earlier kernel finished the next iteration, too, and the small LLM is to be asked nothing for it.
+
+        The large one may be, where another `labeling.cascade` counts since.
+        """
         row = self._earlier.rows.get(len(self.done) + 1)
         if row is None or "copy_of" in row or not (self.status is None or row.get("by_hand", False)):
             return False
@@ -388,7 +399,7 @@ class Rounds:
             print(f"{removed} removed: this run ends with classifier_{self.final.number}.", flush=True)
         report = self.report()
         write_json(self.run.report, report)
-        self._written = _iterations(report)
+        self._written = _told_apart(report["iterations"])
 
     def _bring_back_better(self) -> None:
         last, best = self.final, find_better(self.done, run=self.run)
@@ -405,6 +416,6 @@ class Rounds:
         )
 
 
-def _iterations(report: dict[str, Any]) -> list[Any]:
-    """What tells a report's iterations from another one's."""
-    return [[row[name] for name in ("iteration", "labels", "accuracy", "seconds")] for row in report["iterations"]]
+def _told_apart(iterations: list[dict[str, Any]]) -> list[Any]:
+    """What tells a report's iterations from another's; not their seconds, which a second start may count anew."""
+    return [[row[name] for name in ("iteration", "labels", "accuracy", "macro_f1")] for row in iterations]

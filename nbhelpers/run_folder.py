@@ -184,10 +184,11 @@ def _replacing(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists():  # a config with a key in it may be its owner's alone
-            temporary.touch(mode=0o600)
-            shutil.copymode(path, temporary)
+        if path.exists():
+            temporary.touch(mode=0o600)  # a config with a key in it may be its owner's alone
         yield temporary
+        if path.exists():
+            shutil.copymode(path, temporary)
         temporary.replace(path)
     except OSError as error:
         reason = error.strerror or error

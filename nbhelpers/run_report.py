@@ -118,7 +118,7 @@ def look_ahead(
     change = extrapolate([len(iteration.labels) for iteration in own], right, more=more) if more > 0 else None
     if change is None:
         return None
-    shares: dict[Size, float] = {"small": 1.0, "large": config.cascade}
+    shares: dict[Size, float] = {"small": 1.0, "large": config.cascade_share}
     rates = {size: llm_rate(config, store, size) for size, share in shares.items() if share > 0}
     costs = [
         None if rate is None or rate.dollars is None else shares[size] * rate.dollars for size, rate in rates.items()

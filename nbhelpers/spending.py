@@ -122,7 +122,8 @@ def note_prices(config: Config, store: LabelStore) -> None:
 def paid(row: Mapping[Hashable, Any], config: Config, store: LabelStore) -> float | None:
     """Dollars for calls to one LLM; None where a price that is needed is not known.
 
-    The LLMs of the config cost what it says; an earlier one, what it cost when it was last asked.
+    The LLMs of the config cost what it says; an earlier one, what it cost when it was in the config with its price, or
+    else what the one in its place costs.
 
     Args:
         row: size, model, prompt_tokens and completion_tokens, as `LabelStore.usage` gives them.

@@ -52,10 +52,12 @@ def opened(
     monkeypatch.setattr(cascade, "doubt", doubt)
     server.answer = answer
 
-    def open_again(*, train_set_size: int = 40, max_iters: int = 2, **labeling: Any) -> Rounds:
+    def open_again(
+        *, train_set_size: int = 40, train_set_increment: int = 20, max_iters: int = 2, **labeling: Any
+    ) -> Rounds:
         sizes = {
             "train_set_size": train_set_size,
-            "train_set_increment": 20,
+            "train_set_increment": train_set_increment,
             "test_set_size": 20,
             "max_iters": max_iters,
             "selection": "random",
@@ -150,6 +152,30 @@ def test_another_share_counts_at_every_size_and_pays_for_no_answer_again(
     last = opened(cascade=before)
     last.run_until_done()
     assert not set(asked(server, "big")) & set(paid)
+
+
+def test_what_was_decided_at_a_size_stays_where_nothing_was_sent_on(
+    opened: Open, server: ChatServer, store: LabelStore
+) -> None:
+    """With small increments the quota does not grow at every size; a person's labels since change no decision."""
+    sizes = {"cascade": 0.1, "train_set_size": 20, "train_set_increment": 5, "max_iters": 5}
+    opened(**sizes).run_until_done()
+    sent = store.sent_on()
+    assert sorted(sent.values()) == [20, 20, 30, 40]
+    for chunk_id, at in sent.items():
+        if at > 20:
+            store.set_human_label(chunk_id, "sports")
+    server.reset()
+    opened(**sizes).begin()
+    assert store.sent_on() == sent
+    assert asked(server, "big") == []
+
+
+def test_doubtful_labels_that_the_large_llm_was_not_paid_for_are_said(opened: Open, server: ChatServer) -> None:
+    rounds = opened(cascade=0.25)
+    server.answer = lambda model, messages: "no idea" if model == "big" else answer(model, messages)
+    report = rounds.run_until_done()
+    assert any(note.startswith("15 doubtful labels are the small LLM's still") for note in report["notes"])
 
 
 def test_texts_that_a_person_labelled_are_not_sent_on(opened: Open, server: ChatServer, store: LabelStore) -> None:

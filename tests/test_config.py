@@ -640,7 +640,7 @@ def test_the_cascade_is_on_where_the_large_llm_is_another_and_labels_the_test_se
     changes: dict[str, Any], share: float
 ) -> None:
     config = parse_config(content(**changes))
-    assert config.cascade == share
+    assert config.cascade_share == share
     assert ("large" in config.train_labelers) == (share > 0)
 
 

@@ -68,6 +68,13 @@ def test_a_stray_zero_byte_makes_no_binary():
     assert clean(decoded) == text
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_may_have_few_zero_bytes(encoding):
+    text = "\n".join(["また来年も家族で利用したいと思います。" * 60] * 4)
+    assert text.encode(encoding).count(0) < len(text.encode(encoding)) / 1000
+    assert decode(text.encode(encoding)) == (text, encoding)
+
+
 @given(st.binary(min_size=1, max_size=200))
 def test_any_bytes_give_clean_text_or_a_reason(data):
     try:

@@ -312,9 +312,12 @@ def test_the_audit_is_blind_until_all_are_decided_and_then_says_how_good_the_llm
     pd.testing.assert_frame_equal(read_test_labels(run), before)
     given = store.human_labels()
     assert not view["editable"]  # or agreeing with what is shown would make the LLM better than it is
-    for change in (choose(view["chunk_id"], POLITICS), {"do": "undo"}):
-        assert audit.act(change) == "What others said has been shown, so these labels stay."
+    for longer in (audit, review.open_audit(rounds.config, run, store, n=12)):
+        said = longer.act(choose(view["chunk_id"], POLITICS))
+        assert said == "What others said of it has been shown, so this label stays."
+        assert longer.act({"do": "undo"}) == "There is nothing to undo."
     assert store.human_labels() == given
+    assert longer.view()["editable"]  # two more
     rounds.step()
     truth = rounds.truth()
     assert truth is not None

@@ -850,10 +850,16 @@ def test_an_older_kernel_takes_nothing_away_from_a_later_run(start: Start, fits:
     before, labels = report_of(run), run.train_labels.read_bytes()
     older.choose(balance="weights")
     assert report_of(run) == {**before, "chosen": {**before["chosen"], "balance": "weights"}}
-    with pytest.raises(RunFolderError, match=r"it holds 4 iterations, and 2 are shown here\. Run this notebook again"):
-        older.step()
     assert run.iterations() == [1, 2, 3, 4]
     assert run.train_labels.read_bytes() == labels
+    unused = start(training={"max_iters": 4})  # its first cell was run before the other run went on
+    start(training={"max_iters": 5}).run_until_done()
+    for act, n in ((older.step, 2), (unused.begin, 4)):
+        known = rf"it holds 5 iterations, and {n} are known here\. Run this notebook again"
+        with pytest.raises(RunFolderError, match=known):
+            act()
+    assert run.iterations() == [1, 2, 3, 4, 5]
+    assert len(report_of(run)["iterations"]) == 5
 
 
 def test_where_a_training_begun_anew_did_not_end_there_is_no_final_classifier(
@@ -912,7 +918,10 @@ def test_where_all_texts_are_labelled_a_persons_correction_is_taken_up_once(
     again.watchers["steps"] = lambda: next(steps)  # StopIteration, where it would go on for ever
     again.begin()
     assert [made.number for made in again.done] == [1, 2]
-    assert report_of(run)["status"] == "max_iters"
+    report = report_of(run)
+    assert report["status"] == "max_iters"
+    assert [row["accuracy"] for row in report["iterations"]] == [made.row["accuracy"] for made in again.done]
+    assert "classifier_2 did NOT reach" in how_good(run)
 
 
 def test_the_same_run_again_changes_nothing(start: Start, server: ChatServer, fits: WordFits, run: RunFolder) -> None:
