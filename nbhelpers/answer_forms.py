@@ -6,6 +6,7 @@ alone, never from a number that the model was asked for. Pure: no disk, network 
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from nbhelpers.completions import Token
 
 TOP_LOGPROBS = 20  # the most that OpenAI gives
+_NAMED = re.compile(r'"label"\s*:\s*|final label\W*')  # what the label stands behind
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def label_probabilities(tokens: Sequence[Token] | None, label: str, classes: Seq
     """
     if not tokens:
         return None
-    place = _lower("".join(token.text for token in tokens)).rfind(_lower(label))
+    said = _lower("".join(token.text for token in tokens))
+    named = [match.end() for match in _NAMED.finditer(said)]  # not where the label's reason names it again
+    place = said.find(_lower(label), named[-1]) if named else said.rfind(_lower(label))
     if place < 0:
         return None
     mass, branch, start, compared = dict.fromkeys(classes, 0.0), 1.0, 0, False

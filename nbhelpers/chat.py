@@ -145,6 +145,7 @@ class ApiChat:
 
     async def __aenter__(self) -> Self:
         self._last_answer: float | None = None
+        self._taken = False  # whether a prompt was
         self._told = False
         self._client = openai.AsyncOpenAI(
             base_url=self.settings.base_url,
@@ -201,8 +202,17 @@ class ApiChat:
                     broke_off = False
                     outcome, used = await self._attempt(messages, max_tokens, extra or {})
                     lost = _added(lost, used)
+                    if isinstance(outcome, ChatRefusedError):
+                        if not self._taken and messages is not CHECK:  # does it refuse this prompt, or every one?
+                            if admit is not None:
+                                await admit(lost)
+                            lost = _added(lost, await self._probe())
+                        if not self._taken:
+                            raise outcome from None
+                        outcome = Reply(None, "refused", 0, 0, 0.0)
                     if isinstance(outcome, Reply):
                         self._answered()
+                        self._taken |= outcome.finish_reason not in ("not_taken", "refused")
                         placed = False
                         self._throttle.served()
                         return _with_tokens(outcome, *lost)
@@ -211,7 +221,7 @@ class ApiChat:
                     # An endpoint that is told to hurry answers later: waits grow, and are never quite the same.
                     wait = min(FIRST_WAIT_SECONDS * 2 ** min(attempts - 1, 10), LONGEST_WAIT_SECONDS)
                     wait = max(wait, outcome.least_wait) * (1 + 0.25 * random.random())
-                    alone += self._last_answer is not None and self._last_answer > failed_at
+                    alone += not outcome.too_many and self._last_answer is not None and self._last_answer > failed_at
                     failed_at = time.monotonic()
                     self._give_up(outcome, attempts, alone, started, lost)
                     self._tell(outcome, started)
@@ -267,8 +277,11 @@ class ApiChat:
 
     async def _attempt(
         self, messages: Sequence[Message], max_tokens: int | None, extra: Mapping[str, Any]
-    ) -> tuple[Reply | _Trouble, tuple[int, int]]:
-        """One request; the tokens are those of an answer that has to be thrown away."""
+    ) -> tuple[Reply | _Trouble | ChatRefusedError, tuple[int, int]]:
+        """One request; the tokens are those of an answer that has to be thrown away.
+
+        A refusal that may be of this prompt alone is returned; others are raised.
+        """
         nothing = (0, 0)
         while True:
             sent, asked = {**self._parameters, **extra}, time.monotonic()
@@ -287,8 +300,8 @@ class ApiChat:
                 if error.status_code in (400, 404, 422) and extra:
                     return Reply(None, "not_taken", 0, 0, time.monotonic() - asked), nothing
                 refusal = self._refusal(error)
-                if refusal is not None and error.status_code in (400, 413, 422) and self._last_answer is not None:
-                    return Reply(None, "refused", 0, 0, time.monotonic() - asked), nothing  # others were taken
+                if refusal is not None and error.status_code in (400, 413, 422):
+                    return refusal, nothing
                 if refusal is not None:
                     raise refusal from None
                 wait = retry_after(error.response.headers.get("retry-after"))
@@ -382,6 +395,7 @@ class ApiChat:
         outcome, used = await self._attempt(CHECK, CHECK_MAX_TOKENS, {})
         if not isinstance(outcome, Reply):
             return used
+        self._taken = True
         self._answered()
         return outcome.prompt_tokens, outcome.completion_tokens
 

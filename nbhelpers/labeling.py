@@ -39,7 +39,7 @@ Row = tuple[str, str, str]  # chunk_id, text, key
 
 ASKED_AGAIN = 4  # where 21 % of replies name no class, as with three in ten broken, 0.04 % of the texts fail
 MAX_TOKENS = 2000  # of a reply; what a model thinks counts too
-MORE_TOKENS = 4  # times as many after a reply that was cut off
+MORE_TOKENS, MOST_TOKENS = 4, 32_000  # times as many after a reply that was cut off, up to this
 HOPELESS = 5  # texts whose replies all name no class, of a model that has never named one: then no more are asked
 FINAL = frozenset({"content_filter", "context_length", "refused"})  # asking again would bring the same
 BLOCK = 1000  # rows that are worked on at once
@@ -378,10 +378,10 @@ class _Asker:
                 self.failed[key] = (str(error), reply.text or "")
                 self.store.record_failure(**call, reason=str(error), usage=reply)
                 settle(reply)
-                if reply.finish_reason in FINAL:
+                if reply.finish_reason in FINAL or (reply.finish_reason == "length" and max_tokens == MOST_TOKENS):
                     break
                 if reply.finish_reason == "length":
-                    max_tokens *= MORE_TOKENS
+                    max_tokens = min(max_tokens * MORE_TOKENS, MOST_TOKENS)
                 continue
             sure = label_probabilities(reply.tokens, label, self.classes)
             self.store.put_answer(

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from nbhelpers.chat import CHECK, CHECK_MAX_TOKENS, STOP, ApiChat, ChatSettings, run_async
 from nbhelpers.config import Config, Size, secret
-from nbhelpers.errors import ChatRefusedError
+from nbhelpers.errors import ChatError, ChatRefusedError
 from nbhelpers.label_store import LabelStore, answer_key
 from nbhelpers.lock import one_step
 from nbhelpers.models import find_model
@@ -105,8 +105,10 @@ async def _check(settings: ChatSettings, config: Config, store: LabelStore) -> N
     try:
         async with ApiChat(settings) as chat:
             reply = await chat.check(admit=admit)
-    except ChatRefusedError as error:  # which costs nothing, however often it is tried
-        store.record_failure(**call, reason=str(error))
+    except ChatError as error:
+        budget.abandon(key, size, error.lost)
+        if isinstance(error, ChatRefusedError):  # which costs nothing, however often it is tried
+            store.record_failure(**call, reason=str(error))
         raise
     if reply is not None:
         store.put_answer(**call, prompt=CHECK, reply=reply.text, usage=reply)

@@ -9,6 +9,7 @@ from nbhelpers.config import (
     IGNORED_AT_TOP,
     SECTIONS,
     Config,
+    Section,
     find_file,
     load_config,
     parse_config,
@@ -72,7 +73,9 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
     if not by_hand:
         _refuse_unknown(namespace)
     overrides = namespace.get("overrides") or []
-    given = {name: namespace[name] for name in SECTIONS if namespace.get(name)}
+    # A cell may have given such a name to a part of the config; where it is run again, that is no parameter.
+    parameters = {name: value for name, value in namespace.items() if not isinstance(value, Section)}
+    given = {name: parameters[name] for name in SECTIONS if parameters.get(name)}
     if given:
         refuse_literal_keys(given)
         config = parse_config(given, overrides=overrides, name="what papermill passed")

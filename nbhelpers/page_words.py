@@ -57,7 +57,7 @@ def claims(report: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]], 
     if claim is not None:
         looks = "one look" if claim["looks"] == 1 else f"{claim['looks']} looks"
         sure = f"At least this, with {claim['confidence'] * 100:.0f} % confidence after {looks} at the test set"
-        rows.append(row(sure, claim["lower_bound"]))
+        rows.append(row(sure, quotable(claim["lower_bound"])))
     rows.append(row(f"Baseline: always saying “{last['majority_class']}”", last["majority_baseline"]))
     if people is not None:
         what = f"Right by people's labels ({people['m']:,} of the texts checked by hand)"
@@ -66,6 +66,11 @@ def claims(report: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]], 
         what = f"{name[0].upper()}{name[1:]} (texts in path.truth)"
         rows.append(row(what, share["share"], share["low"], share["high"], int(share["texts"])))
     return rows
+
+
+def quotable(bound: float) -> float:
+    """A lower bound with three decimals; not rounded, as up it would be more than is sure. Example: 0.8996 -> 0.899."""
+    return math.floor(bound * 1000) / 1000
 
 
 def against_truth(report: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]]) -> dict[str, float] | None:

@@ -340,4 +340,8 @@ def rounded_percent(share: float) -> str:
 
 def exact_percent(share: float) -> str:
     """With one decimal; a dash where there is nothing to tell."""
-    return "–" if math.isnan(share) else f"{share * 100:.1f} %"
+    if math.isnan(share):
+        return "–"
+    if 0 < share < 0.0005:
+        return "< 0.1 %"
+    return "> 99.9 %" if 0.9995 <= share < 1 else f"{share * 100:.1f} %"

@@ -21,6 +21,7 @@ from nbhelpers.selection import random_order
 from nbhelpers.stages import STAGES, what_changed
 
 TRIED = 5
+BESIDE = 40  # texts that a local model labels, which costs nothing: its scores are compared over all of them
 CHARACTERS_PER_TOKEN, ANSWER_TOKENS = 4, 100
 
 
@@ -59,8 +60,8 @@ class RulesEdit:
             found["labels to train on"] = int((table["source"] != "human").sum())
         return found
 
-    def texts(self, page: int = 0) -> pd.DataFrame:
-        """Five texts that are no test texts; another page, another five."""
+    def texts(self, page: int = 0, *, n: int = TRIED) -> pd.DataFrame:
+        """Five texts that are no test texts, or `n`, these first; another page, another five."""
         chunks = self.run.read_table(self.run.chunks, made_by="01_ingest")
         drawn: list[str] = []
         for file, made_by in ((self.run.test_set, "03_test_labels"), (self.run.pilot, "02_rules")):
@@ -69,7 +70,7 @@ class RulesEdit:
         free = [chunk_id for chunk_id in order if chunk_id not in set(drawn)]
         pages = max(1, len(free) // TRIED)
         start = page % pages * TRIED
-        return chunks.set_index("chunk_id").loc[free[start : start + TRIED]].reset_index()
+        return chunks.set_index("chunk_id").loc[[*free[start:], *free[:start]][:n]].reset_index()
 
     def cost(self, text: str, page: int = 0) -> tuple[int, float | None]:
         """Calls and, about, dollars that `try_on` would take; None without a price in the config.
@@ -91,7 +92,7 @@ class RulesEdit:
         return sum(row["calls"] for row in rows.values()), dollars
 
     def try_on(self, text: str, page: int = 0) -> pd.DataFrame:
-        """The labels of five texts by the edited rules.
+        """The labels of five texts by the edited rules; a local model labels some more, to compare its scores.
 
         Returns:
             text, before (the small LLM's label by the rules as they are, where it is known), and a column for each
@@ -101,7 +102,14 @@ class RulesEdit:
         texts = self.texts(page)
         table = texts[["text"]].assign(before=self._known(texts))
         for size in self.sizes:
-            labels = label_chunks(texts, size=size, rules=text.strip(), config=self.config, store=self.store)
+            local = self.config.api_of(size).mode == "local"
+            labels = label_chunks(
+                self.texts(page, n=BESIDE) if local else texts,
+                size=size,
+                rules=text.strip(),
+                config=self.config,
+                store=self.store,
+            ).head(len(texts))
             table[size] = labels["label"].where(labels["label"].notna(), labels["reason"])
         return table
 
@@ -109,10 +117,12 @@ class RulesEdit:
         """Puts the edit in place of the rules.
 
         Raises:
-            ConfigError: there is no text.
+            ConfigError: there is no text, or the file holds other rules than those that were edited.
         """
         _check(text)
         with one_step(self.run.root):
+            if read_rules(self.run) != self.kept:
+                raise ConfigError("The rules in the file have changed meanwhile. Run this cell again to edit those.")
             edit_rules(self.run, text.strip())
         self.kept = text.strip()
 

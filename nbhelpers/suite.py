@@ -20,7 +20,7 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import check_llms
 from nbhelpers.lock import one_run
 from nbhelpers.money import dollars
-from nbhelpers.page_words import TRUTH_ROW
+from nbhelpers.page_words import TRUTH_ROW, quotable
 from nbhelpers.prediction import read_truth
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.stages import STAGES, Stage, find_stage, forget_failure, note_failure, what_changed
@@ -98,7 +98,7 @@ def summarize(config: Config, run: RunFolder, *, say: Say = print) -> int:
     if report["stop_rule"] == "lower_bound":
         claim = report["claim"]
         sure = f"{claim['confidence']:.0%} sure, looks at the test set: {claim['looks']}"
-        say(f"  lower bound of it, which decides   {claim['lower_bound']:.3f}  ({sure})")
+        say(f"  lower bound of it, which decides   {quotable(claim['lower_bound']):.3f}  ({sure})")
     truth = run.read_truth_shares(final["classifier"])
     for row in [truth[name] for name in truth if name == TRUTH_ROW]:
         say(f"  accuracy against the truth         {_share(row['share'], row['low'], row['high'])}")

@@ -74,6 +74,24 @@ def test_letters_that_are_longer_in_lower_case_move_nothing() -> None:
     assert label_probabilities(tokens, "Lob", ["Lob", "Kritik"]) == pytest.approx({"Lob": 0.55, "Kritik": 0.45})
 
 
+@pytest.mark.parametrize(
+    ("before", "behind"),
+    [
+        ('{"label": "', '", "reason": "it is about '),
+        ('{"reason": "not sport, but ', '", "label": "'),
+        ("Final label: ", " (Rule 2: what parliaments do is "),
+        ("It is no sport, and so politics.\nFinal label: **", "** politics"),
+    ],
+)
+def test_the_mention_that_is_the_label_counts(before: str, behind: str) -> None:
+    said, again = token("politics", politics=0.6, sport=0.4), token("politics", politics=1.0, sport=0.0001)
+    tokens = [token(before), said, token(behind), again, token('"}')]
+    if '"label"' in behind:
+        tokens[1], tokens[3] = again, said
+    found = label_probabilities(tokens, "politics", ["sport", "politics"])
+    assert found == pytest.approx({"sport": 0.4, "politics": 0.6})
+
+
 def test_the_last_mention_counts() -> None:
     tokens = [
         token("sport", sport=0.5, politics=0.5),

@@ -232,15 +232,16 @@ def test_one_failing_text_is_asked_again_four_times_and_does_not_sink_its_neighb
     with ChatServer(by_text({bad: reply if isinstance(reply, Said) else Said(reply)}, LABELLER)) as server:
         labels = label(chunks, make_config(server.url), store)
         asked = Counter(shown_text(request["messages"]) for request in server.requests)
-    assert asked == {**dict.fromkeys(chunks["text"], 1), bad: 5}
+    times = 3 if "cut off" in reason else 5  # with 2,000, 8,000 and 32,000 tokens
+    assert asked == {**dict.fromkeys(chunks["text"], 1), bad: times}
     good = labels.drop(index=4)
     assert good["label"].tolist() == true_labels(good)
     assert set(good["reason"]) == {""}
     assert pd.isna(labels["label"][4])
     assert pd.isna(labels["confidence"][4])
     assert reason in labels["reason"][4]
-    assert store.usage()[["calls", "failed"]].to_numpy().tolist() == [[12, 5]]
-    assert store.failures()["chunk_id"].tolist() == [chunks["chunk_id"][4]] * 5
+    assert store.usage()[["calls", "failed"]].to_numpy().tolist() == [[7 + times, times]]
+    assert store.failures()["chunk_id"].tolist() == [chunks["chunk_id"][4]] * times
     assert len(store.answers("label")) == 7
 
 
@@ -479,16 +480,43 @@ def test_an_endpoint_that_dies_for_a_while_costs_no_label_whenever_it_dies(
     assert {asked for _, asked in server.asked_twice} <= {chat.CHECK[0]["content"]}
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        (Fault(500, "I choke"), "no usable answer in"),
+        (Fault(400, "Your prompt was flagged"), "the endpoint refuses the prompt with this text"),
+    ],
+)
+@pytest.mark.parametrize("form", ["auto", "plain"])
 def test_a_text_that_the_endpoint_refuses_again_the_next_time_stops_nothing(
-    make_config: MakeConfig, store: LabelStore, monkeypatch: pytest.MonkeyPatch
+    fault: Fault, reason: str, form: str, make_config: MakeConfig, store: LabelStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(chat, "LONGEST_WAIT_SECONDS", 0.01)
     chunks = some(3)
-    with ChatServer(by_text({chunks["text"][1]: Fault(500, "I choke")}, LABELLER)) as server:
-        first, again = (label(chunks, make_config(server.url), store) for _ in range(2))
+    with ChatServer(by_text({chunks["text"][1]: fault}, LABELLER)) as server:
+        config = make_config(server.url, labeling={"answer_form": form})
+        first, again = (label(chunks, config, store) for _ in range(2))
     assert first["label"].isna().tolist() == [False, True, False]
     assert again["label"].tolist()[0] == "sports"
-    assert again["reason"][1].startswith("no usable answer in")
+    assert again["reason"][1].startswith(reason)
+
+
+def test_an_endpoint_that_refuses_every_text_is_asked_about_few(make_config: MakeConfig, store: LabelStore) -> None:
+    gone = Fault(400, "deployment has reached the end of its life")
+    with ChatServer(lambda model, messages: gone) as server:
+        with pytest.raises(ChatRefusedError, match="deployment has reached the end of its life"):
+            label(some(60), make_config(server.url), store)
+        assert server.calls < 10
+
+
+def test_a_model_that_never_ends_is_asked_for_no_more_than_so_many_tokens(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    endless = Said("Well, on the one hand", finish_reason="length")
+    with ChatServer(by_text({some(8)["text"][4]: endless}, LABELLER)) as server:
+        label(some(8), make_config(server.url), store)
+        asked = [body["max_tokens"] for body in server.requests if "Item 4 " in str(body["messages"])]
+    assert asked == [2000, 8000, 32000]
 
 
 def test_an_unreachable_endpoint_is_named(make_config: MakeConfig, store: LabelStore) -> None:

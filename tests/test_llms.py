@@ -209,6 +209,12 @@ def test_a_refused_model_is_asked_once_and_costs_nothing(make_config: MakeConfig
     assert store.write_off() == 0
 
 
+def test_a_check_that_brought_nothing_costs_nothing(make_config: MakeConfig, store: LabelStore) -> None:
+    with ChatServer(lambda model, messages: Fault(503, "loading")) as server, pytest.raises(EndpointError):
+        check_llms(make_config(server.url, cost={**PRICES, "budget_usd": 1.0}), store)
+    assert store.write_off() == 0
+
+
 def test_the_short_question_is_not_asked_without_money_for_it(make_config: MakeConfig, store: LabelStore) -> None:
     with ChatServer(LABELLER) as server:
         with pytest.raises(BudgetError):

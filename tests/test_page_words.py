@@ -15,6 +15,7 @@ from nbhelpers.page_words import (
     meaning,
     outcome,
     percent,
+    quotable,
     shortened,
     sources,
     what_more_brings,
@@ -113,6 +114,15 @@ def test_claims_hold_agreement_bound_and_baseline() -> None:
     assert rows[0]["what"] == "Same label as the large LLM"
     assert "95 % confidence after 2 looks" in rows[1]["what"]
     assert "“ham”" in rows[2]["what"]
+
+
+def test_a_bound_is_not_rounded_up_nor_nearly_all_to_all() -> None:
+    assert quotable(0.89996) == 0.899
+    assert [percent(share).replace("\N{NO-BREAK SPACE}", " ") for share in (1999 / 2000, 1.0, 0.0004)] == [
+        "> 99.9 %",
+        "100.0 %",
+        "< 0.1 %",
+    ]
 
 
 def test_claims_against_people_stand_apart() -> None:

@@ -13,7 +13,7 @@ from nbhelpers.ingest import ingest
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks, read_test_labels
 from nbhelpers.rounds import Rounds
-from nbhelpers.rules import make_rules, read_rules
+from nbhelpers.rules import edit_rules, make_rules, read_rules
 from nbhelpers.rules_edit import RulesEdit
 from nbhelpers.rules_widget import rules_widget
 from nbhelpers.run_folder import RunFolder
@@ -111,6 +111,9 @@ def test_known_labels_of_a_local_model_are_those_that_all_its_texts_gave(
         alone += label_chunks(five, size="small", rules=edit.kept, config=config, store=store)["label"].tolist()
         assert known[-5:] == five["chunk_id"].map(given).tolist()
     assert known != alone  # five texts are too few to compare
+    tried = edit.try_on(NEW)
+    more = label_chunks(edit.texts(n=40), size="small", rules=NEW, config=config, store=store)
+    assert tried["small"].tolist() == more["label"].tolist()[:5]
 
 
 def test_no_test_text_is_tried_whether_it_is_drawn_yet_or_not(
@@ -135,6 +138,10 @@ def test_an_edit_that_is_kept_is_a_persons(edit: RulesEdit) -> None:
     with pytest.raises(ConfigError, match="There are no rules"):
         edit.keep(" \n")
     assert read_rules(edit.run) == NEW
+    edit_rules(edit.run, OLD)  # in the file, beside the widget
+    with pytest.raises(ConfigError, match="The rules in the file have changed meanwhile"):
+        edit.keep(f"{NEW} And more.")
+    assert read_rules(edit.run) == OLD
 
 
 def parts(widget):

@@ -529,6 +529,14 @@ def test_a_notebook_opened_by_hand_finds_a_wrong_path_before_it_writes(
     assert sorted(case.folder.rglob("*")) == before
 
 
+def test_a_cell_that_opens_the_run_may_be_run_again(make_case: MakeCase) -> None:
+    case = make_case(["not spam", "spam"], [5, 5])
+    variables: dict[str, Any] = {"config_path": str(case.write("http://127.0.0.1:9/v1"))}
+    run_of = open_run("01_ingest", variables)
+    variables["training"] = run_of.config.training  # as notebook 3 calls it
+    assert open_run("01_ingest", variables).config == run_of.config
+
+
 @pytest.mark.parametrize(
     ("changed", "training", "sizes"),
     [
