@@ -152,7 +152,10 @@ def _is_complete(folder: Path) -> bool:
             return True
         index = folder / f"{single}.index.json"  # a large model's shards
         if index.is_file():
-            shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+            try:
+                shards = set(json.loads(index.read_text(encoding="utf-8")).get("weight_map", {}).values())
+            except ValueError:  # a copy that was broken off
+                shards = set()
             if shards and all((folder / shard).is_file() for shard in shards):
                 return True
     return False

@@ -128,7 +128,7 @@ def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) 
     problems: dict[str, list[int]] = {}
     used, row_number = 0, -1
     with _open(path, encoding, newline="") as file:
-        head = file.read(100_000).removeprefix("\ufeff")
+        head = file.read(100_000).removeprefix("\ufeff").lstrip("\r\n")
         delimiter, quoting = _dialect(head, text_column, default="\t" if path.suffix.lower() == ".tsv" else "\x1f")
         file.seek(0)
         # A second byte order mark too: some programs write two.
@@ -138,7 +138,7 @@ def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) 
         if re.match(r"sep=.\r?\n", head):  # Excel's hint, not a row
             next(lines)
         reader = csv.reader(lines, delimiter=delimiter, quoting=quoting)  # type: ignore[arg-type]  # an int in typeshed
-        header = [clean(name).strip() for name in next(reader, [])]
+        header = [clean(name).strip() for name in next(filter(None, reader), [])]  # after empty lines, if any
         column = _text_column(header, text_column)
         names = [name or f"column_{number}" for number, name in enumerate(header, start=1)]
         while True:

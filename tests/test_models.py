@@ -80,6 +80,9 @@ def test_weights_in_shards_are_complete_only_with_every_shard(tmp_path: Path) ->
         find_model(tmp_path)
     (tmp_path / shards[1]).touch()
     assert find_model(tmp_path) == tmp_path.resolve()
+    (tmp_path / "model.safetensors.index.json").write_text('{"weight_map": {"a": ', encoding="utf-8")
+    with pytest.raises(ModelNotFoundError, match="not all its weights"):
+        find_model(tmp_path)
 
 
 @pytest.mark.parametrize(

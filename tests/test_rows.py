@@ -118,6 +118,7 @@ def test_csv_delimiters_quotes_and_encodings(put, delimiter, encoding):
             [('"Yes, he said', "ham"), ('WIN "now"', "spam")],
         ),
         ("a.tsv", 'label\ttext\nham\t"Yes"\n', [("Yes", "ham")]),
+        ("a.csv", "\n\nlabel,text\nham,Yes\n", [("Yes", "ham")]),
     ],
 )
 def test_csv_as_people_write_it(put, name, data, expected):
