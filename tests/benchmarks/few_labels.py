@@ -25,7 +25,7 @@ without it:
 - the contrastive loss: +1.3 over 6;
 - a class with few labels doubted less, on 16 labels: +6.9 over 6 (+0.6 beside bare labels, which 40 teach less);
 - a tenth of the labels given by the large LLM (`--cascade 0.1`), with chosen texts: +1.1 over 33 (400 labels: +0.5 over
-  32), and a calibration error against the truth of 0.036 for 0.078; with random texts, 5, 10 and 20 % of the labels wrong
+  32), and a calibration error against the truth of 0.036 for 0.078; with random texts, 5, 10 and 20 % of labels wrong
   cost 0.2, 0.4 and 1.5 points over 20, without it 0.5, 0.8 and 2.7, plain fine-tuning 1.0, 2.1 and 7.1.
 Left out, beside ours:
 - alignment of the first token under the pooling layer as it was: -0.5 over 11; through a new last layer: -0.3 over 7;
