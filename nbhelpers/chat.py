@@ -183,7 +183,8 @@ class ApiChat:
             admit: awaited before each request is sent, with the tokens (sent, received) of attempts that brought
                 nothing; what it raises ends the call.
         Returns:
-            The reply; its text is None where the model answered with nothing, or refused this one prompt.
+            The reply; its text is None where the model answered with nothing. Where this one prompt is refused, its
+            finish_reason is "refused", and its text why.
         Raises:
             ChatRefusedError: asking again would not help (key, model, request); says what to change.
             EndpointError: the endpoint answers nothing at all; says how long it was tried.
@@ -209,7 +210,7 @@ class ApiChat:
                             lost = _added(lost, await self._probe())
                         if not self._taken:
                             raise outcome from None
-                        outcome = Reply(None, "refused", 0, 0, 0.0)
+                        outcome = Reply(str(outcome), "refused", 0, 0, 0.0)
                     if isinstance(outcome, Reply):
                         self._answered()
                         self._taken |= outcome.finish_reason not in ("not_taken", "refused")

@@ -378,6 +378,7 @@ class _Asker:
                 self.failed[key] = (str(error), reply.text or "")
                 self.store.record_failure(**call, reason=str(error), usage=reply)
                 settle(reply)
+                self._unread += reply.finish_reason == "refused"
                 if reply.finish_reason in FINAL or (reply.finish_reason == "length" and max_tokens == MOST_TOKENS):
                     break
                 if reply.finish_reason == "length":

@@ -179,6 +179,8 @@ def _ask_large(config: Config, asked: list[Message], store: LabelStore, key: str
         # A thought that does not end was cut off before the rules.
         text = (reply.text or "").rpartition("</think>")[2].partition("<think>")[0].strip()
         cut_off = reply.finish_reason == "length"
+        if reply.finish_reason == "refused":
+            raise ChatError(text)
         if beside and cut_off and text:
             text, cut_off = f"{text} …", False
         if text and not cut_off:

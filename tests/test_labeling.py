@@ -509,6 +509,19 @@ def test_an_endpoint_that_refuses_every_text_is_asked_about_few(make_config: Mak
         assert server.calls < 10
 
 
+def test_an_endpoint_that_takes_a_short_question_but_no_text_is_asked_about_few(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        return "OK" if shown_text(messages) is None else Fault(400, "no system messages here")
+
+    with ChatServer(answer) as server:
+        with pytest.raises(ChatError, match="the endpoint refuses the prompt with this text"):
+            label(some(60), make_config(server.url, system={"concurrency_limit": 2}), store)
+        assert server.calls < 40
+    assert "no system messages here" in store.failures()["reply"][0]
+
+
 def test_a_model_that_never_ends_is_asked_for_no_more_than_so_many_tokens(
     make_config: MakeConfig, store: LabelStore
 ) -> None:
