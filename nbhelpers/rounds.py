@@ -70,9 +70,7 @@ class Rounds:
         self._notes: list[str] = []
         self.watchers: dict[str, Callable[[], object]] = {}  # by name; called after each step
         self._earlier = read_earlier(config, run)
-        self._written = _told_apart(
-            list(self._earlier.rows.values())
-        )  # the report's iterations as this kernel knows them
+        self._written = _told_apart([*self._earlier.rows.values()])  # the report as this kernel knows it
         self._taking_up = True  # what an earlier kernel did, until `begin` is through
         self._turn = threading.RLock()  # one step at a time, whether a cell takes it or a widget's thread
 
