@@ -64,7 +64,7 @@ def dataset(case: Case, number: int) -> dict[str, dict[str, Any]]:
 def test_what_a_person_says_in_the_queue_and_in_the_matrix_trains_the_next_classifier(
     open_notebook: OpenIt, case: Case, config: Path, store: LabelStore
 ) -> None:
-    overrides = ["training.max_iters=1"]
+    overrides = ["training.max_iters=1", "labeling.cascade=0"]
     notebook = open_notebook("04_train", config, overrides=overrides).run_all()
     page = notebook.page
     queue = shown(notebook, QUEUE)
