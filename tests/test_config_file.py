@@ -1,6 +1,5 @@
 """One value in a person's config, and not a character more."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -54,7 +53,6 @@ def test_what_cannot_be_changed_alone_stays_as_it_is(tmp_path: Path, text: str) 
     assert file.read_text("utf-8") == text
 
 
-@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
 def test_a_file_that_is_its_owners_alone_stays_so(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("api:\n  small_api_key: secret\ntraining:\n  balance: auto\n", "utf-8")
