@@ -30,7 +30,7 @@ SECRET_IN_URL = re.compile(r"//\S*@|\?")  # a password, or a query, which may ho
 NO_KEYS = {"", "none", "null", "no", "na", "n/a", "-", "x", "empty", "local", "ollama", "not-needed", "dummy", "test"}
 COHERE_URL = "https://api.cohere.ai/compatibility/v1"
 IGNORED_AT_TOP = {"pipeline"}
-CASCADE = 0.1  # `labeling.cascade: auto`; leaves a third of the wrong labels (tests/benchmarks/few_labels.py)
+CASCADE = 0.1  # `labeling.cascade: auto`; what it brings stands in tests/benchmarks/few_labels.py
 
 Mode = Literal["api", "local"]
 Size = Literal["large", "small"]

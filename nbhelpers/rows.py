@@ -113,9 +113,8 @@ def _json_object(line: str) -> tuple[dict[str, Any], str]:
     if _undecoded([line]):
         return {}, "not decodable"
     try:
-        row = _clean_value(
-            json.loads(line.replace("\0", ""), parse_constant=lambda _: None)
-        )  # NaN is no JSON, and no value either
+        # NaN is no JSON, and no value either.
+        row = _clean_value(json.loads(line.replace("\0", ""), parse_constant=lambda _: None))
     except RecursionError:
         return {}, "nested too deeply"
     except ValueError:

@@ -20,7 +20,7 @@ More search for rare classes (before: a class was rare below half of an equal pa
 the accuracy after 240 labels as it was (0.736 for 0.733, six sets, 2 seeds), and raised macro-F1 (0.702 for 0.685).
 The rule then had 0.58 on nine sets, 4 seeds. What came later, a share for texts that no label tells about, is measured
 with the fine-tuned classifier (points of accuracy after 200 and 400 labels, 3 or 4 seeds a set): +2.9 and +2.2 on
-clinc_domains, whose ten classes hold 150 intents and where the choice without it was no better than chance's; -1.3 and
+clinc_domains, whose classes hold 150 intents and where the choice without it was no better than chance's; -1.3 and
 -1.1 on newsgroups4; -0.3 and 0.0 on the mean of six others. Where their like are nearer by 0.15, not 0.2, or with a
 fixed half of the batch, the others lost more.
 

@@ -9,7 +9,6 @@ seeds; with five sets and five seeds the mean of "both" at 240 labels has a stan
 """
 
 import argparse
-import hashlib
 import json
 import random
 import time
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from selection import answer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 
@@ -36,27 +36,17 @@ def most_doubtful(doubts: Any, share: float) -> Any:
     return send_to_large(np.asarray(doubts), np.zeros(len(doubts), dtype=bool), share)
 
 
-def answer(seed: int, model: str, text: str, gold: str, classes: list[str]) -> tuple[str, float]:
-    """Label and its probability as the project's oracle gives them (its `Oracle.answer`): same hashes, same draws.
-
-    A text is hard from 0 to 1 for every model alike, and labelled wrong with probability 2 * rate * hard.
-    """
-    text = " ".join(text.split())
-    rng = random.Random(hashlib.sha256(f"{seed}|{model}|{text}".encode()).digest())
-    hard = random.Random(hashlib.sha256(f"{seed}|{text}".encode()).digest()).random()
-    error = min(0.9, 2 * NOISE[model] * hard)
-    wrong = rng.random() < error
-    others = [name for name in classes if name != gold]
-    label = rng.choice(others) if wrong and others else gold
-    return label, min(max(1 / len(classes) + 0.02, 1 - error * rng.uniform(0.6, 1.4)), 0.999)
-
-
 class Draw:
     """Train texts of one seed: rows of features, human labels, and what each LLM says."""
 
     def __init__(self, texts: list[str], gold: list[str], rows: np.ndarray, classes: list[str], seed: int):
         self.rows, self.gold, self.classes, self.seed = rows, np.array(gold, dtype=object), classes, seed
-        said = {m: [answer(seed, m, t, g, classes) for t, g in zip(texts, gold, strict=True)] for m in NOISE}
+        said = {
+            model: [
+                answer(seed, text, label, classes, rate, model=model) for text, label in zip(texts, gold, strict=True)
+            ]
+            for model, rate in NOISE.items()
+        }
         self.label = {model: np.array([label for label, _ in said[model]], dtype=object) for model in said}
         self.sure = {model: np.array([sure for _, sure in said[model]]) for model in said}
 
