@@ -1,6 +1,6 @@
 # make demo: the whole run on the bundled texts, without a key.  make test: checks and tests.
 # make test-browser: the notebooks and their widgets in Chromium; CI runs both tests. make lab: JupyterLab on the first notebook.
-# make setup: only the environment.
+# make setup: only the environment. make clean: the environment and the demo's run are deleted, no other run.
 PYTHON ?= python3
 # Options for pip; for example an index with PyTorch's CPU build (see README.md, "Installing").
 PIP_FLAGS ?=
@@ -40,4 +40,4 @@ lab: setup
 	$(BIN)/jupyter lab notebooks/01_ingest.ipynb
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs/demo

@@ -10,30 +10,20 @@ is 15 times faster than the ends themselves; those are computed, and compared wi
 """
 
 import argparse
-import hashlib
 import json
-import random
 import time
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from selection import answer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from nbhelpers import audit
 from nbhelpers.evaluation import accuracy_interval
-
-
-def large_llm(text: str, label: str, classes: Sequence[str], rate: float) -> str:
-    """The human label, wrong at this rate in the mean; hard texts are wrong more often, the same ones every time."""
-    own = random.Random(hashlib.sha256(f"0|large|{text}".encode()).digest())
-    hard = random.Random(hashlib.sha256(f"0|{text}".encode()).digest()).random()
-    wrong = own.random() < min(0.9, 2 * rate * hard)
-    return own.choice([name for name in classes if name != label]) if wrong else label
 
 
 def simulate(agrees: np.ndarray, right: np.ndarray, *, n: int, m: int, audits: int, widths: int) -> dict[str, float]:
@@ -79,7 +69,8 @@ def main() -> None:
         table = pd.read_json(folder / "data.jsonl", lines=True, dtype=False).sample(frac=1, random_state=options.seed)
         table = table.sort_values("split", ascending=False, kind="stable")  # train first
         for noise in options.noise:
-            said = [large_llm(t, y, classes, noise) for t, y in zip(table["text"], table["label"], strict=True)]
+            pairs = zip(table["text"], table["label"], strict=True)
+            said = [answer(0, text, label, classes, noise, model="large")[0] for text, label in pairs]
             train, rest = table.iloc[: options.train], table.iloc[options.train :]
             model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=30))
             predicted = model.fit(train["text"], said[: options.train]).predict(rest["text"])

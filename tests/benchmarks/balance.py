@@ -1,7 +1,7 @@
 """Does a rare class get found? Selection and balance, each with and without, on sets whose last class is thinned.
 
     python tests/benchmarks/balance.py --data FOLDER [FOLDER ...] --model sentence-transformers/all-MiniLM-L6-v2 \
-        --cache FOLDER --out rows.jsonl [--rare 0.05] [--noise 0.02] [--size 200]
+        --cache FOLDER --out balance.jsonl [--rare 0.05] [--noise 0.02] [--size 200]
 
 Folders, labels, texts and figures are those of few_labels.py, the recipe the package's. `--rare 0` leaves the classes
 as they are, for a set that has a rare class of its own. With `auto`, probabilities are also corrected for the shares of
@@ -20,8 +20,8 @@ import json
 from pathlib import Path
 
 import pandas as pd
-from few_labels import KEYS, choose, made_with, measure, read_rows
-from selection import Case
+from few_labels import KEYS, choose, measure, read_rows
+from selection import Case, made_with
 
 from nbhelpers import classifier
 from nbhelpers.run_folder import RunFolder
@@ -34,8 +34,6 @@ WANTED_F1, WANTED_RATIO = 0.65, 1.3
 
 def report(rows: pd.DataFrame) -> None:
     """Prints a table for each figure; every figure is the mean over the seeds."""
-    rows = rows.assign(way=rows["selection"] + "," + rows["balance"])
-    rows.loc[rows["recipe"] == ORIGINAL, "way"] = ORIGINAL
     for figure in ("rare_f1", "rare_labels", "macro_f1", "accuracy"):
         table = rows.pivot_table(index="way", columns="data", values=figure)
         table["mean"] = table.mean(axis=1)
@@ -43,7 +41,7 @@ def report(rows: pd.DataFrame) -> None:
         if figure == "rare_f1" and {CONTROL, OURS} <= set(table.index):
             ours, control = table["mean"][OURS], table["mean"][CONTROL]
             print(f"mean {ours:.3f} (wanted {WANTED_F1}), {ours / control:.2f} x the control (wanted {WANTED_RATIO})")
-    print(f"\nseeds\n{rows.groupby('data')['seed'].unique().to_string()}")
+    print(f"\nseeds\n{rows.groupby(['way', 'data'])['seed'].unique().unstack().to_string()}")
 
 
 def main() -> None:
@@ -55,7 +53,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--rare", type=float, default=0.05, help="share of the last class; 0: as it is")
     parser.add_argument("--noise", type=float, default=0.02, help="error rate of the small LLM")
-    parser.add_argument("--cascade", type=float, default=0.0, help="share that the large LLM labels")
+    parser.add_argument("--cascade", type=float, default=0.1, help="share that the large LLM labels")
     parser.add_argument("--size", type=int, default=200, help="texts to train on")
     parser.add_argument("--ways", nargs="+", default=WAYS, choices=[*WAYS, ORIGINAL], help="selection,balance")
     options = parser.parse_args()
@@ -78,7 +76,12 @@ def main() -> None:
                     with options.out.open("a", encoding="utf-8") as lines:
                         lines.write(json.dumps({**dict(zip(keys, key, strict=True)), **row}) + "\n")
     rows = read_rows(options.out, keys)
-    mine = rows["data"].isin([folder.name for folder in options.data]) & rows["seed"].isin(options.seeds)
+    rows["way"] = (rows["selection"] + "," + rows["balance"]).where(rows["recipe"] != ORIGINAL, ORIGINAL)
+    mine = (
+        rows["way"].isin(options.ways)
+        & rows["data"].isin([folder.name for folder in options.data])
+        & rows["seed"].isin(options.seeds)
+    )
     mine &= (rows["size"] == options.size) & (rows["noise"] == options.noise) & (rows["rare"] == options.rare)
     mine &= (rows["cascade"] == options.cascade) & (rows["made_with"] == made_with(options.model))
     report(rows[mine])

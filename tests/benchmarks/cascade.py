@@ -4,8 +4,9 @@
 
 A folder holds data.jsonl (text, label, split) and task.json (classes with a name). No LLM is asked: both answer from
 the human labels, wrong at a rate of their own, more often on hard texts, and with a confidence that knows how hard the
-text is. The small one labels batches of 40 train texts drawn at random. Every figure is in percent, the mean over the
-seeds; with five sets and five seeds the mean of "both" at 240 labels has a standard error of about 0.1.
+text is. The small one labels batches of 40 train texts drawn at random. The package sends a tenth where
+`labeling.cascade` says nothing; what that does for the classifier is in few_labels.py. Every figure is in percent, the
+mean over the seeds; with five sets and five seeds the mean of "both" at 240 labels has a standard error of about 0.1.
 """
 
 import argparse

@@ -14,12 +14,10 @@ import contextlib
 import functools
 import io
 import json
-import subprocess
-import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,18 +35,6 @@ from nbhelpers.labeling import label_chunks, label_prompt
 
 RULES = "Go by what the text is mainly about."
 Figure = tuple[float, str]  # and what else there is to say
-
-
-@contextlib.contextmanager
-def oracle(script: Path, data: Path, **options: float) -> Iterator[str]:
-    command = [sys.executable, str(script), "--data", str(data)]
-    command += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process.stdout.readline().strip()
-    finally:
-        process.terminate()
 
 
 def config_of(url: str, task: dict[str, Any], folder: str, concurrency: int) -> Config:
@@ -86,7 +72,7 @@ def plain(chunks: pd.DataFrame, config: Config) -> None:
 
 def planned(data: Path, asked: argparse.Namespace, *, cascade: float = 0.0) -> Figure:
     """The largest deviation of a stage or iteration, in percent."""
-    with plan.serve(asked.oracle, data) as url, tempfile.TemporaryDirectory() as folder:
+    with plan.serve(asked.oracle, data, latency=plan.LATENCY) as url, tempfile.TemporaryDirectory() as folder:
         made, probes, used = plan.measure(data, url, Path(folder), cascade=cascade)
     rows = made.table.iloc[:-1].to_dict("records")
     most = max(plan.deviation(row, really, plan.SHOWN) for row, really in zip(rows, used, strict=True))
@@ -100,7 +86,7 @@ def timed(data: Path, asked: argparse.Namespace, *, way: Any, limit: int, at_onc
         texts = list(dict.fromkeys(json.loads(line)["text"] for line in lines))[: asked.texts]
     chunks = pd.DataFrame({"chunk_id": [chunk_id(text) for text in texts], "text": texts})
     options = {"latency": asked.latency, "limit": limit, "faults": faults}
-    with oracle(asked.oracle, data, **options) as url, tempfile.TemporaryDirectory() as folder:
+    with plan.serve(asked.oracle, data, **options) as url, tempfile.TemporaryDirectory() as folder:
         config, started, cpu = config_of(url, task, folder, at_once), time.perf_counter(), time.process_time()
         labels = way(chunks, config)
         ratio = (time.perf_counter() - started) / (len(texts) * asked.latency / min(limit, at_once))
@@ -130,15 +116,16 @@ def locally(data: Path, asked: argparse.Namespace) -> Figure:
 
 
 MEASURED: dict[str, tuple[str, Callable[[Path, argparse.Namespace], Figure]]] = {
-    "1 plan: largest deviation (%)": ("<= 10", planned),
-    "1 plan with a cascade (%)": ("<= 10", functools.partial(planned, cascade=0.25)),
-    "2 time, limit 16, plain client": ("", functools.partial(timed, way=plain, limit=16, at_once=16)),
-    "2 time, limit 16": ("<= 1.15", functools.partial(timed, way=ours, limit=16, at_once=16)),
-    "2 time, limit 8 under 64": ("<= 1.3", functools.partial(timed, way=ours, limit=8, at_once=64)),
-    "3 faults 0.3: failed (%)": ("< 1", functools.partial(timed, way=ours, limit=10_000, at_once=16, faults=0.3)),
-    "6 cascade: wrong labels (%)": ("mean <= 7", sent_on),
-    "11 local: of the prefill rate (%)": (">= 70", locally),
+    "plan: largest deviation (%)": ("<= 10", planned),
+    "plan with a cascade (%)": ("<= 10", functools.partial(planned, cascade=0.25)),
+    "time, limit 16, plain client": ("", functools.partial(timed, way=plain, limit=16, at_once=16)),
+    "time, limit 16": ("<= 1.15", functools.partial(timed, way=ours, limit=16, at_once=16)),
+    "time, limit 8 under 64": ("<= 1.3", functools.partial(timed, way=ours, limit=8, at_once=64)),
+    "faults 0.3: failed (%)": ("< 1", functools.partial(timed, way=ours, limit=10_000, at_once=16, faults=0.3)),
+    "cascade: wrong labels (%)": ("mean <= 7", sent_on),
+    "local: of the prefill rate (%)": (">= 70", locally),
 }
+ITEMS = list(dict.fromkeys(what.split()[0].strip(":,") for what in MEASURED))
 
 
 def main() -> None:
@@ -146,7 +133,7 @@ def main() -> None:
     parser.add_argument("--oracle", type=Path, required=True)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--rows", type=Path, required=True, help="a file that keeps what was measured")
-    parser.add_argument("--items", nargs="+", choices=["1", "2", "3", "6", "11"], help="only these; default: all")
+    parser.add_argument("--items", nargs="+", choices=ITEMS, default=ITEMS, help="only these")
     parser.add_argument("--texts", type=int, default=2000)
     parser.add_argument("--latency", type=float, default=0.3)
     parser.add_argument("--seeds", type=int, default=5)
@@ -154,8 +141,11 @@ def main() -> None:
     parser.add_argument("--llm", default=local_llm.MODEL)
     asked = parser.parse_args()
     kept = [json.loads(line) for line in asked.rows.read_text("utf-8").splitlines()] if asked.rows.exists() else []
+    settings = {name: getattr(asked, name) for name in ("texts", "latency", "seeds", "encoder", "llm")}
+    names = [data.name for data in asked.data]
+    kept = [row for row in kept if settings.items() <= row.items() and row["data"] in names]
     figures = {(row["what"], row["data"]): row["figure"] for row in kept}
-    chosen = {what: measured for what, measured in MEASURED.items() if what.split()[0] in (asked.items or what.split())}
+    chosen = {what: measured for what, measured in MEASURED.items() if what.startswith(tuple(asked.items))}
     for data in asked.data:
         for what, (allowed, measure) in chosen.items():
             if (what, data.name) in figures:
@@ -163,7 +153,8 @@ def main() -> None:
             figure, said = measure(data, asked)
             figures[what, data.name] = figure
             with asked.rows.open("a", encoding="utf-8") as rows:
-                rows.write(json.dumps({"what": what, "data": data.name, "figure": figure, "said": said}) + "\n")
+                row = {"what": what, "data": data.name, **settings, "figure": figure, "said": said}
+                rows.write(json.dumps(row) + "\n")
             print(f"{data.name}, {what}: {figure:.3f} {allowed and f'({allowed})'}  {said}", flush=True)
     table = pd.DataFrame([{"data": data, "what": what, "figure": figure} for (what, data), figure in figures.items()])
     table = table.pivot(index="what", columns="data", values="figure").reindex([w for w in MEASURED if w in chosen])

@@ -20,7 +20,9 @@ def trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], output: str,
     return transformers.Trainer(model, arguments, train_dataset=rows, data_collator=collate)
 
 
-def rows_of(tokenizer: Any, texts: Sequence[str], labels: Sequence[int], *, pad: bool = False) -> list[dict[str, Any]]:
-    """What it trains on and predicts: each text's tokens, padded to LONGEST or not at all, and its class's place."""
-    tokens = tokenizer(list(texts), truncation=True, max_length=LONGEST, padding="max_length" if pad else False)
+def rows_of(
+    tokenizer: Any, texts: Sequence[str], labels: Sequence[int], *, longest: int = LONGEST, pad: bool = False
+) -> list[dict[str, Any]]:
+    """What it trains on and predicts: each text's first tokens, padded to `longest` or not, and its class's place."""
+    tokens = tokenizer(list(texts), truncation=True, max_length=longest, padding="max_length" if pad else False)
     return [{name: tokens[name][i] for name in tokens} | {"labels": label} for i, label in enumerate(labels)]

@@ -44,8 +44,10 @@ LATENCY = 0.3
 
 
 @contextlib.contextmanager
-def serve(oracle: Path, data: Path) -> Iterator[str]:
-    command = [sys.executable, str(oracle), "--data", str(data), "--latency", str(LATENCY)]
+def serve(oracle: Path, data: Path, **options: float) -> Iterator[str]:
+    """The address of an oracle that serves as long as the context lasts; `options` are its own."""
+    command = [sys.executable, str(oracle), "--data", str(data)]
+    command += [str(part) for name, value in options.items() for part in (f"--{name}", value)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -131,7 +133,7 @@ def main() -> None:
     parser.add_argument("--cascade", type=float, default=0.0)
     options = parser.parse_args()
     for data in options.data:
-        with serve(options.oracle, data) as url, tempfile.TemporaryDirectory() as folder:
+        with serve(options.oracle, data, latency=LATENCY) as url, tempfile.TemporaryDirectory() as folder:
             plan, probes, used = measure(data, url, Path(folder), cascade=options.cascade)
         rows = plan.table.iloc[:-1]
         print(f"\n{data.name}: {probes} probe calls; planned / used\n")

@@ -1,7 +1,7 @@
 """How many labels does active selection save, and does it find a rare class?
 
     python tests/benchmarks/selection.py --data FOLDER [FOLDER ...] --model sentence-transformers/all-MiniLM-L6-v2 \
-        --cache FOLDER --out rows.jsonl [--rare 0.05]
+        --cache FOLDER --out selection.jsonl [--rare 0.05]
 
 A folder holds data.jsonl (text, label, split) and task.json (task, classes with name and description). No LLM is asked:
 the small one answers from the human labels, wrong at a rate of its own. The classifier is a logistic regression on
@@ -24,6 +24,7 @@ import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
+from nbhelpers import alignment, training
 from nbhelpers.chunking import near_duplicate_groups
 from nbhelpers.class_texts import describe_classes
 from nbhelpers.doubt import doubt, send_to_large
@@ -54,6 +55,16 @@ def answer(
     others = [name for name in classes if name != gold]
     label = rng.choice(others) if wrong and others else gold
     return label, min(max(1 / len(classes) + 0.02, 1 - error * rng.uniform(0.6, 1.4)), 0.999)
+
+
+def name_of(model: str) -> str:
+    """An encoder's name in a row: a Hugging Face id, or the end of a folder's path."""
+    return "/".join(Path(model).parts[-2:])
+
+
+def made_with(model: str) -> str:
+    """What a row is made with, beside its keys: of another encoder or recipe it says nothing."""
+    return f"{name_of(model)}, recipe {training.RECIPE}, alignment {alignment.RECIPE}"
 
 
 def thin(rows: list[dict[str, str]], rare: str, share: float) -> list[dict[str, str]]:
@@ -216,17 +227,21 @@ def labels_to_reach(curve: "pd.Series[float]", target: float) -> float:
 
 
 def report_labels_to_reach(curves: pd.DataFrame) -> None:
-    """Prints how many labels of `auto` do what 400 of `random` do. `curves`: accuracy, a row a (set, strategy)."""
+    """Prints how many labels of `auto` do what 400 of `random` do. `curves`: accuracy, a row a (set, strategy).
+
+    Beside it stand those of `random` itself: less than 1 where its curve reaches the goal before 400, by chance. What
+    does not reach it counts as the most labels there are.
+    """
     if LABELS_OF_RANDOM not in curves:
         return
     goals = curves[LABELS_OF_RANDOM].unstack()["random"].dropna()
-    ratios = {
-        name: labels_to_reach(curves.loc[(name, "auto")].dropna(), goal) / LABELS_OF_RANDOM
-        for name, goal in goals.items()
-    }
     print(f"Labels to reach what random reaches at {LABELS_OF_RANDOM}, as a share of these:")
-    print("  ".join(f"{name} {ratio:.2f}" for name, ratio in ratios.items()))
-    print(f"mean {np.mean([*ratios.values()]):.2f} (target 0.60), most {max(ratios.values()):.2f} (target 1.10)")
+    for strategy, targets in (("auto", " (target 0.60), most {:.2f} (target 1.10)"), ("random", ", most {:.2f}")):
+        needed = {name: labels_to_reach(curves.loc[(name, strategy)].dropna(), goal) for name, goal in goals.items()}
+        shares = {name: min(n, curves.columns.max()) / LABELS_OF_RANDOM for name, n in needed.items()}
+        each = "  ".join(f"{name} {'>' if np.isinf(needed[name]) else ''}{share:.2f}" for name, share in shares.items())
+        print(f"{strategy}: {each}")
+        print(f"{strategy}: mean {np.mean([*shares.values()]):.2f}" + targets.format(max(shares.values())))
 
 
 def report(rows: pd.DataFrame, *, rare: bool) -> None:
@@ -259,12 +274,13 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", help="measure at these sizes only")
     options = parser.parse_args()
     sizes = options.labels or list(range(BATCH, 201 if options.rare else 441, BATCH))
-    keys = ["data", "seed", "strategy", "labels", "rare"]
+    keys = ["data", "seed", "strategy", "labels", "rare", "model"]
     done = pd.read_json(options.out, lines=True) if options.out.exists() else pd.DataFrame(columns=keys)
+    of, model = options.rare or 0.0, name_of(options.model)
     finished = set(done[keys].fillna(0.0).itertuples(index=False, name=None))
     for folder in options.data:
         for seed in options.seeds:
-            wanted = [(folder.name, seed, strategy, n, options.rare or 0.0) for strategy in STRATEGIES for n in sizes]
+            wanted = [(folder.name, seed, strategy, n, of, model) for strategy in STRATEGIES for n in sizes]
             if finished.issuperset(wanted):
                 continue
             case = Case(folder, seed, options.model, RunFolder(options.cache / folder.name), options.rare)
@@ -272,7 +288,7 @@ def main() -> None:
                 chosen: list[int] = []
                 for n in range(BATCH, max(sizes) + 1, BATCH):
                     chosen += case.choose(chosen, strategy)
-                    key = (folder.name, seed, strategy, n, options.rare or 0.0)
+                    key = (folder.name, seed, strategy, n, of, model)
                     if n not in sizes or key in finished:
                         continue
                     balance = "auto" if strategy == "auto" and options.rare is not None else "none"
@@ -284,7 +300,7 @@ def main() -> None:
                         lines.write(json.dumps(row) + "\n")
     rows = pd.read_json(options.out, lines=True)
     names = [folder.name for folder in options.data]
-    mine = rows["data"].isin(names) & (rows["rare"].fillna(0) == (options.rare or 0))
+    mine = rows["data"].isin(names) & (rows["rare"] == of) & (rows["model"] == model)
     report(rows[mine & rows["labels"].isin(sizes) & rows["seed"].isin(options.seeds)], rare=options.rare is not None)
 
 

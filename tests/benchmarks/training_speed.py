@@ -1,7 +1,7 @@
 """How fast is fine-tuning on this CPU, beside transformers' Trainer and the recipe of Augmentoolkit's bootstrapper?
 
     python tests/benchmarks/training_speed.py --data FOLDER --model sentence-transformers/all-MiniLM-L6-v2 \
-        --out rows.jsonl [--steps 30] [--rounds 3] [--parity --seeds 0 1 2 3 4]
+        --out training_speed.jsonl [--steps 30] [--rounds 3] [--parity --seeds 0 1 2 3 4]
 
 Texts a second at batches of 16 of a set's train split, for the model and for an encoder of DistilBERT's shape (random
 weights: speed does not depend on them), after a run and five steps that do not count. The ways take turns, `--rounds`
@@ -25,7 +25,8 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
-from plain_trainer import rows_of, trainer
+from plain_trainer import LONGEST, rows_of, trainer
+from selection import made_with
 
 from nbhelpers import encoder
 from nbhelpers.models import find_model
@@ -52,10 +53,12 @@ def our_way(folder: Path, texts: list[str], labels: list[int], classes: list[str
 def trainers_way(
     folder: Path, texts: list[str], labels: list[int], classes: list[str], steps: int, **options: Any
 ) -> float:
-    """Texts a second of transformers' Trainer; `pad` pads every text to 512 tokens."""
+    """Texts a second of transformers' Trainer, which reads as much of a text as ours; `pad`: 512 tokens, padded."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(classes))
-    rows = rows_of(tokenizer, texts, labels, pad=options.pop("pad", False))
+    pad = options.pop("pad", False)
+    longest = LONGEST if pad else TrainingSettings.train_tokens
+    rows = rows_of(tokenizer, texts, labels, longest=longest, pad=pad)
     stamps: list[float] = []
 
     class Stamp(transformers.TrainerCallback):
@@ -89,8 +92,7 @@ def operations_a_text(folder: Path, texts: list[str]) -> float:
     """Of the products with the layers' weights: two a weight and token forward, and twice that backward."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     model = transformers.AutoModel.from_pretrained(folder)
-    table = model.get_input_embeddings().weight
-    weights = sum(p.numel() for p in model.parameters() if p.ndim == 2 and p is not table and max(p.shape) < 5000)
+    weights = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "layer." in name)
     return 6.0 * weights * float(np.mean([len(ids) for ids in encoder.encode(tokenizer, texts, 256)]))
 
 
@@ -109,7 +111,11 @@ def read(folder: Path, split: str) -> tuple[list[str], list[str]]:
     return [row["text"] for row in rows], [row["label"] for row in rows]
 
 
-def speed(data: Path, model: Path, classes: list[str], steps: int, rounds: int, out: Path) -> Iterator[dict[str, Any]]:
+def speed(
+    what: dict[str, Any], data: Path, model: Path, classes: list[str], rounds: int, out: Path
+) -> Iterator[dict[str, Any]]:
+    """Rows, those that were finished before first; `what` is in all of them."""
+    steps = what["steps"]
     texts, names = read(data, "train")
     texts, labels = texts[:TEXTS], [classes.index(name) for name in names[:TEXTS]]
     ways: dict[str, Callable[..., float]] = {
@@ -118,7 +124,7 @@ def speed(data: Path, model: Path, classes: list[str], steps: int, rounds: int, 
         "Trainer, bf16": lambda *a: trainers_way(*a, train_sampling_strategy="group_by_length", bf16=True),
         "original": lambda *a: trainers_way(*a, pad=True),
     }
-    done = [row for row in _rows(out).to_dict("records") if row["data"] == data.name and pd.notna(row.get("way"))]
+    done = [row for row in _rows(out, what).to_dict("records") if row["round"] < rounds]
     yield from done
     finished = {(row["shape"], row["way"], row["round"]) for row in done}
     with tempfile.TemporaryDirectory() as scratch, encoder.quiet():
@@ -134,18 +140,17 @@ def speed(data: Path, model: Path, classes: list[str], steps: int, rounds: int, 
                 rate = run(folder, texts, labels, classes, few)
                 used = operations_a_text(folder, texts) * rate / peak() if way == "ours" else None
                 row = {"shape": shape, "way": way, "round": number, "texts_a_second": rate, "share_of_peak": used}
-                _append(out, {"data": data.name, **row})
+                _append(out, {**what, **row})
                 yield row
 
 
-def parity(data: Path, model: Path, classes: list[str], seeds: list[int], out: Path) -> None:
-    """Accuracy in bfloat16 and in float32, a row a seed."""
+def parity(what: dict[str, Any], data: Path, model: Path, classes: list[str], seeds: list[int], out: Path) -> None:
+    """Accuracy in bfloat16 and in float32, a row a seed; `what` is in all of them."""
     texts, labels = read(data, "train")
     test, true = read(data, "test")
-    done = _rows(out)
-    finished = set(done.loc[done["data"] == data.name, "seed"]) if "seed" in done else set()
-    for seed in (seed for seed in seeds if seed not in finished):
-        row: dict[str, Any] = {"data": data.name, "seed": seed}
+    done = _rows(out, what)
+    for seed in (seed for seed in seeds if done.empty or seed not in set(done["seed"])):
+        row: dict[str, Any] = {**what, "seed": seed}
         for dtype in (torch.bfloat16, torch.float32):
             encoder.fastest_dtype = lambda dtype=dtype: dtype
             some, settings = slice(200 * seed, 200 * (seed + 1)), TrainingSettings(seed=seed)
@@ -161,8 +166,9 @@ def _append(out: Path, row: dict[str, Any]) -> None:
         lines.write(json.dumps(row) + "\n")
 
 
-def _rows(out: Path) -> pd.DataFrame:
-    return pd.read_json(out, lines=True) if out.exists() else pd.DataFrame()
+def _rows(out: Path, what: dict[str, Any]) -> pd.DataFrame:
+    rows = pd.read_json(out, lines=True) if out.exists() else pd.DataFrame(columns=list(what))
+    return rows[(rows[list(what)] == pd.Series(what)).all(axis=1)]
 
 
 def main() -> None:
@@ -177,13 +183,14 @@ def main() -> None:
     options = parser.parse_args()
     model = find_model(options.model)
     classes = [entry["name"] for entry in json.loads((options.data / "task.json").read_text("utf-8"))["classes"]]
+    kind = {"kind": "parity"} if options.parity else {"kind": "speed", "steps": options.steps}
+    what = {**kind, "data": options.data.name, "made_with": made_with(options.model)}
     if options.parity:
-        parity(options.data, model, classes, options.seeds, options.out)
-        rows = _rows(options.out)
-        table = rows[rows["data"] == options.data.name].set_index("seed")[["torch.bfloat16", "torch.float32"]]
+        parity(what, options.data, model, classes, options.seeds, options.out)
+        table = _rows(options.out, what).set_index("seed").loc[options.seeds, ["torch.bfloat16", "torch.float32"]]
         print(f"{table.round(4).to_string()}\nmeans {table.mean().round(4).to_dict()} (at most 0.005 apart)")
         return
-    found = list(speed(options.data, model, classes, options.steps, options.rounds, options.out))
+    found = list(speed(what, options.data, model, classes, options.rounds, options.out))
     table = pd.DataFrame(found).groupby(["shape", "way"]).median(numeric_only=True)
     print(f"threads {torch.get_num_threads()}, {options.data.name}\n{table.round(2).to_string()}")
     for shape in table.index.levels[0]:
