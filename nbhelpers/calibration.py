@@ -69,8 +69,10 @@ def fit_calibration(confidence: Sequence[float] | Floats, right: Sequence[bool])
         raise EvaluationError(f"{len(given)} confidences and {len(hits)} results: give both for every text.")
     if not np.all((given >= 0) & (given <= 1)):
         raise EvaluationError("a confidence is missing or no share: give numbers between 0 and 1, one a text.")
-    if len(given) < LEAST_TEXTS:
-        return Calibration()
+    return _fit_curve(given, hits) if len(given) >= LEAST_TEXTS else Calibration()
+
+
+def _fit_curve(given: Floats, hits: np.ndarray[Any, Any]) -> Calibration:
     from scipy.optimize import minimize
     from scipy.special import log_expit
 
@@ -91,9 +93,11 @@ def cross_calibrated(confidence: Sequence[float] | Floats, right: Sequence[bool]
     """
     given, hits = np.asarray(confidence, dtype=float), np.asarray(right, dtype=bool)
     fold, calibrated = np.arange(len(given)) % FOLDS, given.copy()
+    if fit_calibration(given, hits.tolist()) == Calibration():
+        return calibrated
     for held_out in range(FOLDS):
         test = fold == held_out
-        calibrated[test] = fit_calibration(given[~test], hits[~test].tolist())(given[test])
+        calibrated[test] = _fit_curve(given[~test], hits[~test])(given[test])
     return calibrated
 
 

@@ -69,7 +69,8 @@ def sent_before(config: Config, store: LabelStore) -> dict[str, int]:
 
 def tell_unsettled(labels: pd.DataFrame, *, config: Config, store: LabelStore) -> list[str]:
     """A sentence on doubtful labels that the large LLM was to give and did not; none where it gave all."""
-    left = labels["chunk_id"].isin(set(sent_before(config, store))) & ~labels["source"].isin(["large", "human"])
+    sent = {chunk_id for chunk_id, at in sent_before(config, store).items() if at <= len(labels)}
+    left = labels["chunk_id"].isin(sent) & ~labels["source"].isin(["large", "human"])
     if not left.any():
         return []
     return [

@@ -43,7 +43,7 @@ def at_threshold(table: pd.DataFrame, threshold: float) -> str:
         return f"Below {threshold:.0%} all {total:,} test texts are left undecided."
     return (
         f"Left undecided below {threshold:.0%}: {row['coverage']:.0%} of the test texts are decided "
-        f"({row['n']:,.0f} of {total:,}), and of these {row['accuracy']:.1%} are right "
+        f"({row['n']:,.0f} of {total:,}), and of these {row['accuracy']:.1%} have the LLM's label "
         f"(95 % interval {row['low']:.1%} to {row['high']:.1%})."
     )
 

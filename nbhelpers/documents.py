@@ -1,8 +1,9 @@
 """A file -> texts: what is in it as plain text, or one sentence about why there is nothing.
 
 Plain text (.txt .md .srt .log), .pdf, .docx and .html give one passage a file; each row of .jsonl and .csv is a passage
-of its own, read as a stream. Here are the folder, the choice of the reader, plain text and HTML; pdf_text, docx_text
-and rows are the other readers. It does not cut, count or store anything. Source: Beautiful Soup, for HTML.
+of its own, read as a stream. The front matter of Markdown is left out. Here are the folder, the choice of the reader,
+plain text and HTML; pdf_text, docx_text and rows are the other readers. It does not cut, count or store anything.
+Source: Beautiful Soup, for HTML.
 """
 
 import os
@@ -14,13 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from nbhelpers.docx_text import read_docx
 from nbhelpers.encodings import clean, decode
 from nbhelpers.errors import DocumentError
 from nbhelpers.pdf_text import read_pdf
 from nbhelpers.rows import CSV, JSONL, Rows, read_rows
 
-PLAIN = (".txt", ".text", ".md", ".markdown", ".srt", ".log")
+MARKDOWN = (".md", ".markdown")
+PLAIN = (".txt", ".text", *MARKDOWN, ".srt", ".log")
 HTML = (".html", ".htm")
 SUPPORTED = (*PLAIN, ".pdf", ".docx", *HTML, *JSONL, *CSV)
 
@@ -41,6 +45,7 @@ _REMEDY = {
     ".gz": "unpack it",
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".gif"), "run OCR and save the text as .txt"),
 }
+_FRONT_MATTER = re.compile(r"---[ \t]*\n(.*?\n)?(---|\.\.\.)[ \t]*(\n|$)", re.DOTALL)
 _NO_TEXT = ["script", "style", "template", "noscript", "svg", "textarea", "iframe", "object"]
 _BLOCKS = ["p", "div", "section", "article", "main", "header", "footer", "nav", "aside", "ul", "ol", "dl", "table"]
 _BLOCKS += ["title", "h1", "h2", "h3", "h4", "h5", "h6", "blockquote", "pre", "form", "figure", "body"]
@@ -105,7 +110,8 @@ def read_document(path: Path, *, text_column: str = "text") -> Document:
     document = Document(suffix[1:], suffix in (*JSONL, *CSV), iter(()))
     with _file_errors():
         if not path.is_file():
-            raise DocumentError("is not there any more" if not path.exists() else "not a regular file")
+            gone = "a link to a file that is not there" if path.is_symlink() else "is not there any more"
+            raise DocumentError("not a regular file" if path.exists() else gone)
         if path.stat().st_size == 0:
             raise DocumentError("empty: the file has 0 bytes")
         if suffix not in SUPPORTED:
@@ -122,6 +128,8 @@ def read_document(path: Path, *, text_column: str = "text") -> Document:
         else:
             text = _read_text(path, document)
     text = clean(text)
+    if suffix in MARKDOWN:
+        text = _without_front_matter(text)
     if not text.strip():
         raise DocumentError("empty: there is no text in it")
     document.texts = iter([Passage(text)])
@@ -161,6 +169,18 @@ def _read_text(path: Path, document: Document) -> str:
     if bad := text.count("\ufffd"):
         document.warnings.append(f"{bad} characters could not be decoded as {document.encoding}")
     return _html_text(clean(text)) if is_html else text
+
+
+def _without_front_matter(text: str) -> str:
+    """Without YAML's keys between two lines of dashes at the very beginning: such as tags, which may name the class."""
+    found = _FRONT_MATTER.match(text)
+    if found is None:
+        return text
+    try:
+        keys = yaml.safe_load(found[1] or "")
+    except yaml.YAMLError:
+        return text
+    return text[found.end() :] if keys is None or isinstance(keys, dict) else text
 
 
 def _html_text(markup: str) -> str:

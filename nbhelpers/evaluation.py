@@ -171,8 +171,8 @@ def texts_to_hold(wanted: int, *, seen: int, total: int) -> int:
     Returns:
         Example: 10 wanted, 3 of 100 seen -> 340.
     """
-    share = seen / total if seen else 1 - 0.05 ** (1 / total)
-    return 10 * math.ceil(wanted / share / 10)
+    texts = wanted * total / seen if seen else wanted / (1 - 0.05 ** (1 / total))
+    return 10 * math.ceil(texts / 10)
 
 
 def evaluate(true: Sequence[str], predicted: Sequence[str], *, classes: Sequence[str]) -> Evaluation:

@@ -311,15 +311,19 @@ class LabelStore:
                 (chunk_id, label, note, _now()),
             )
 
-    def undo_human_label(self, among: Collection[str]) -> str | None:
+    def undo_human_label(self, among: Collection[str], note: str = "") -> str | None:
         """Takes back the latest label that a person gave one of these texts; what it took the place of stands again.
 
+        Args:
+            among: chunk ids.
+            note: where the label was given; one that a text has by now from elsewhere is not taken back here.
         Returns:
             The text's chunk_id; None where there is nothing to take back.
         """
         with self._transaction() as db:
             steps = db.execute("SELECT step, chunk_id, label, note, created FROM replaced_labels ORDER BY step DESC")
-            last = next((row for row in steps if row[1] in among), None)
+            here = {row[0] for row in db.execute("SELECT chunk_id FROM human_labels WHERE note = ?", (note,))}
+            last = next((row for row in steps if row[1] in here and row[1] in among), None)
             if last is None:
                 return None
             step, chunk_id, *before = last

@@ -60,7 +60,8 @@ def _held(folder: Path, name: str, *, seconds: float) -> Iterator[None]:
         lock.acquire(timeout=seconds)
     except Timeout:
         raise RunFolderError(
-            f"Another run works on {folder}. Wait until it has ended, or choose another path.output_dir."
+            f"Another run works on {folder}. Wait until it has ended (the loop of notebook 4 counts, too), or "
+            "choose another path.output_dir."
         ) from None
     except OSError as error:
         raise RunFolderError(f"{folder / name} could not be locked ({error}). Check path.output_dir.") from None

@@ -37,6 +37,18 @@ def outcome(report: Mapping[str, Any]) -> str:
     return f"{end} Target: {percent(report['target'])} ({rule})."
 
 
+def claimed(report: Mapping[str, Any]) -> str:
+    """What the final classifier's look at the test set shows, in a sentence."""
+    claim = report.get("claim")
+    if claim is None:
+        return "Nothing is claimed: no look was taken at the test set."
+    looks = f"{claim['looks']} look{'' if claim['looks'] == 1 else 's'}"
+    return (
+        f"With {claim['confidence']:.0%} confidence, all looks together ({looks}), at least "
+        f"{percent(quotable(claim['lower_bound']))} of all texts get the label that the LLM would give."
+    )
+
+
 def claims(report: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]], labeller: str) -> list[dict[str, Any]]:
     """The figures that may be quoted: what, value, low, high, texts; low and high are None where there is no interval.
 

@@ -113,6 +113,9 @@ def draw_mixed_up(ax: Axes, confusion: pd.DataFrame) -> str:
         [off[pair] for pair in pairs],
         "texts (LLM's label → classifier's label)",
     )
+    if not pairs:
+        ax.set_axis_off()
+        ax.text(0.5, 0.5, "No two classes were mixed up", ha="center", color=MIDDLE, transform=ax.transAxes)
     same = f"Same label: {counts.trace():,.0f} of {counts.sum():,.0f} texts, {len(classes)} classes"
     ax.set_title(f"{same}\nMixed up most" if pairs else same)
     return f"{same}. Mixed up most: {listed(zip(names, told, strict=True)) if pairs else 'none.'}"

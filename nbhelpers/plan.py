@@ -81,11 +81,16 @@ class Plan:
         paid, planned = self.paid["cost_usd"], self.table["dollars"].iloc[-1]
         lines = [f"Paid so far: {self.paid['calls']:,} calls, {dollars(paid)}."]
         if self.budget_usd is not None:
-            spent = (paid or 0.0) + self.paid["written_off_usd"]
+            lost = self.paid["written_off_usd"]
+            spent = (paid or 0.0) + lost
+            cut = f" ({dollars(lost)} of it for calls cut off by a kill, at the most they can cost)" if lost else ""
             enough = "" if pd.isna(planned) or spent + planned <= self.budget_usd else " That does not suffice."
             still = "unknown" if pd.isna(planned) else dollars(planned)
             lines.append(
-                f"cost.budget_usd: {dollars(self.budget_usd)}, spent {dollars(spent)}, planned {still}.{enough}"
+                f"cost.budget_usd: {dollars(self.budget_usd)}, spent {dollars(spent)}{cut}, planned {still}.{enough}"
+            )
+            lines.append(
+                "A call is sent only while the most that it can cost is left: the last of a budget stays unspent."
             )
         if self.error is not None:
             lines.append(f"Not all of it could be found out: {self.error}")
@@ -107,6 +112,7 @@ def show_plan(config_path: str | Path, *, overrides: Sequence[str] = (), say: Ca
         if what_changed(STAGES[0], config, run):
             made = ingest(config, run)
             say(f"Texts read, which costs nothing: {len(made.documents)} files, {len(made.chunks)} chunks.")
+        store.write_off()  # what a run that was killed left under way
         plan = make_plan(config, run, store)
     told = replace(plan, error=None)  # which is raised below
     say(f"{file.name} -> {run.name}, what is still to be asked, at most:\n\n{told}")

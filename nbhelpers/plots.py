@@ -323,7 +323,8 @@ def reliability(table: pd.DataFrame, *, title: str, right: str) -> Axes:
     outline = [withStroke(linewidth=3, foreground=ax.get_facecolor())]  # where a line runs behind a number
     if np.diff(confidence).min(initial=1) > 0.12 * (1 - left):  # else the numbers would cover each other
         for x, y, texts in zip(confidence, share, table["texts"], strict=True):
-            at: dict[str, Any] = {"xytext": (-6, 6), "textcoords": "offset points", "ha": "right"}
+            above = y < 0.93  # there the title begins
+            at: dict[str, Any] = {"xytext": (-6, 6 if above else -14), "textcoords": "offset points", "ha": "right"}
             ax.annotate(f"n = {texts:,}", (x, y), fontsize=9, path_effects=outline, **at)
     for axis in (ax.xaxis, ax.yaxis):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))

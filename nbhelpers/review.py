@@ -106,7 +106,7 @@ class Queue:
         return ""
 
     def _undo(self) -> str:
-        chunk_id = self.store.undo_human_label(set(self._ids) - self._shown())
+        chunk_id = self.store.undo_human_label(set(self._ids) - self._shown(), note=self._note)
         if chunk_id is None:
             return "There is nothing to undo."
         self._place = self._ids.index(chunk_id)
@@ -205,7 +205,7 @@ class Matrix:
         return f"Stored: {label}. The next iteration learns from it."
 
     def _undo(self, store: LabelStore) -> str:
-        chunk_id = store.undo_human_label(set(self.texts["chunk_id"]))
+        chunk_id = store.undo_human_label(set(self.texts["chunk_id"]), note=self._note)
         if chunk_id is None:
             return "There is nothing to undo."
         before = self.texts.set_index("chunk_id")["label"][chunk_id]

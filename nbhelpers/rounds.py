@@ -18,7 +18,6 @@ import pandas as pd
 from nbhelpers.audit import TruthEstimate
 from nbhelpers.batches import open_batches, pool_shares, settle_labels, why_chosen
 from nbhelpers.cascade import examine_labels, tell_unsettled
-from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import BudgetError, RunFolderError
 from nbhelpers.human_labels import accuracy_against_people, human_labels, supported, tell_support
@@ -64,7 +63,6 @@ class Rounds:
         self.balance: str = config.training.balance  # these two as a person chose them last
         self.selection: str = config.training.selection
         self.done: list[Iteration] = []
-        self.classifier: Classifier | None = None  # the last iteration's; earlier ones are only on disk
         self.status: str | None = None
         self._labelled: dict[tuple[str, ...], pd.DataFrame] = {}  # by batch
         self._notes: list[str] = []
@@ -288,7 +286,7 @@ class Rounds:
         if labels.empty:
             raise BudgetError("cost.budget_usd is spent before the first text of the train set. Raise it to go on.")
         shares = pool_shares(labels, self.pool.chunks, config=self.config, store=self.store)
-        self.classifier = train(
+        classifier = train(
             number,
             labels,
             pool=self.pool.chunks["text"].tolist(),
@@ -297,12 +295,12 @@ class Rounds:
             config=self.config,
             run=self.run,
         )
-        seconds, training = time.perf_counter() - started, self.classifier.training.get("seconds", 0.0)
+        seconds, training = time.perf_counter() - started, classifier.training.get("seconds", 0.0)
         if seconds < training:  # it was trained in an earlier start, and is only loaded
             seconds = self._earlier.rows.get(number, {}).get("seconds", training)
         iteration = measure(
             number,
-            self.classifier,
+            classifier,
             labels=labels,
             test=self.test,
             sample=self.sample,

@@ -180,6 +180,7 @@ def _ask_large(config: Config, asked: list[Message], store: LabelStore, key: str
         text = (reply.text or "").rpartition("</think>")[2].partition("<think>")[0].strip()
         cut_off = reply.finish_reason == "length"
         if reply.finish_reason == "refused":
+            store.record_failure(key=key, kind="rules", size="large", model=api.model, reason=text, usage=reply)
             raise ChatError(text)
         if beside and cut_off and text:
             text, cut_off = f"{text} …", False

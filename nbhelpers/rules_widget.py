@@ -38,11 +38,12 @@ def rules_widget(config: Config, run: RunFolder, store: LabelStore) -> ipywidget
     attempt, others = button(f"Try on {TRIED} texts"), button(f"{TRIED} other texts")
     keep, discard = button("Keep", primary=True), button("Discard the edit")
     changes, said, tried = (ipywidgets.HTML() for _ in range(3))
-    page = [0]
+    page, tried_on = [0], [""]
 
     def show(*_: Any) -> None:
         lines = edit.diff(area.value)
-        keep.disabled = discard.disabled = not lines
+        if area.value != tried_on[0]:
+            tried.value = ""
         changes.value = _diff_html(lines)
         said.value = words("\n".join([_stale(edit) if lines else "", _cost(edit, area.value, page[0])]).strip())
 
@@ -57,13 +58,16 @@ def rules_widget(config: Config, run: RunFolder, store: LabelStore) -> ipywidget
             said.value = words(told) if told else said.value
 
     def trying() -> str:
-        said.value = words("Asking …")
+        said.value, text = words("Asking …"), area.value
         with progress_told(lambda what, done, total: _say(said, f"{what}: {done} of {total}")):
-            table = edit.try_on(area.value, page[0])
+            table = edit.try_on(text, page[0])
+        tried_on[0] = text
         tried.value = show_texts(table, [*edit.sizes, "before", "text"]).html
         return ""
 
     def keeping() -> str:
+        if not edit.diff(area.value):
+            return "Nothing was changed."
         stale = _stale(edit)
         edit.keep(area.value)
         return f"Kept. {stale}"

@@ -16,7 +16,7 @@ from nbhelpers.human_labels import supported
 from nbhelpers.ingest import count_ingest
 from nbhelpers.iteration import Iteration
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import read_test_labels
+from nbhelpers.labeling import NOT_ASKED, read_test_labels
 from nbhelpers.learning_curve import Outlook, extrapolate
 from nbhelpers.llms import usage
 from nbhelpers.reliability import calibration_error, reliability_table, threshold_for
@@ -130,8 +130,12 @@ def look_ahead(
 def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStore) -> list[str]:
     """Plain warnings about what the figures of this config, test set and pool cannot say."""
     notes = []
-    known = int(test["label"].notna().sum())
-    can_show = what_can_be_shown(known, config.system.required_accuracy)
+    known, unpaid = int(test["label"].notna().sum()), int((test["reason"] == NOT_ASKED).sum())
+    can_show = what_can_be_shown(known + unpaid, config.system.required_accuracy)
+    if unpaid:
+        notes.append(
+            f"{unpaid} of {len(test)} test texts have no label, as cost.budget_usd is spent: raise it and run again."
+        )
     if config.system.stop_rule == "accuracy":
         notes.append(
             "The stop rule compares the accuracy itself with the target, which chance reaches too; "

@@ -51,8 +51,9 @@ def text_area(name: str, text: str, **options: Any) -> ipywidgets.Textarea:
 
 
 def words(text: str, *, failed: bool = False, quiet: bool = False) -> str:
-    """A sentence as HTML; one that changes is read out by a screen reader."""
+    """A sentence as HTML; one that changes is read out by a screen reader, unless it is a quiet one."""
     name = "--jp-error-color1, #b00020" if failed else "--jp-ui-font-color2, gray" if quiet else ""
     colour = f"var({name})" if name else "inherit"
     safe = escape(text).replace("\n", "<br>")
-    return f'{OPEN}<div role="status" style="color: {colour}">{safe}</div></div>'
+    role = "" if quiet else 'role="status" '
+    return f'{OPEN}<div {role}style="color: {colour}">{safe}</div></div>'

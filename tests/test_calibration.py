@@ -132,3 +132,8 @@ def test_texts_chosen_for_being_hard_count_for_less_in_the_temperature() -> None
     every, fair = fit_temperature(probabilities, places), fit_temperature(probabilities, places, drawn=drawn)
     assert TEMPERATURE < fair < every
     assert fit_temperature(probabilities, places, drawn=[True] * 100) == every
+
+
+def test_few_texts_are_calibrated_by_the_others_too() -> None:
+    assert cross_calibrated([0.99] * 20, [i % 2 == 0 for i in range(20)]).max() < 0.7
+    assert cross_calibrated([0.99] * 19, [i % 2 == 0 for i in range(19)]).tolist() == [0.99] * 19

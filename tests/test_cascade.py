@@ -261,3 +261,20 @@ def test_the_small_llms_confidence_counts_calibrated_and_stays_as_it_was_given(
         examined = cascade.examine_labels(labels, config=make_config(), run=run)
         assert counted[-1] == pytest.approx([expected, 0.9, math.nan], nan_ok=True)
         assert examined["confidence"].tolist() == pytest.approx([0.9, 0.9, math.nan], nan_ok=True)
+
+
+def test_texts_that_are_sent_on_later_are_not_unsettled(opened, monkeypatch) -> None:
+    monkeypatch.setattr(cascade, "doubt", lambda features, labels, *a, **k: np.linspace(0.9, 0.1, len(labels)))
+    opened(cascade=0.25, max_iters=2).run_until_done()
+    report = opened(cascade=0.25, max_iters=1).run_until_done()
+    assert not [note for note in report["notes"] if "doubtful labels" in note]
+
+
+def test_a_text_that_was_sent_on_and_then_labelled_by_a_person_is_settled(make_config, store) -> None:
+    config = make_config(labeling={"cascade": 0.25})
+    store.add_sent_on(["a", "b"], 3)
+    store.note_finding(cascade.DECIDED, '{"share": 0.25, "sizes": [3]}')
+    labels = pd.DataFrame({"chunk_id": ["a", "b", "c"], "source": ["human", "large", "small"]})
+    assert cascade.tell_unsettled(labels, config=config, store=store) == []
+    [note] = cascade.tell_unsettled(labels.assign(source="small"), config=config, store=store)
+    assert note.startswith("2 doubtful labels are the small LLM's still")

@@ -185,3 +185,9 @@ def test_thousands_of_near_identical_and_of_different_texts_take_seconds():
     assert groups[2000:5000].tolist() == list(range(2000, 5000))
     assert groups[5000] == 0
     assert sum(done) == 5001
+
+
+def test_nearly_the_same_begins_at_seven_tenths() -> None:
+    text = "".join(map(chr, range(0x4E00, 0x4E00 + 36)))
+    assert near_duplicate_groups([text, text[:-9]]).tolist() == [0, 0]
+    assert near_duplicate_groups([text, text[:-10]]).tolist() == [0, 1]

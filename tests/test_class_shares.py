@@ -104,3 +104,8 @@ def test_class_without_texts_is_left_as_it_is():
     assert correction[1] == 0
     assert correction[0] == pytest.approx(math.log(0.8 / 0.6))
     assert correction[2] == pytest.approx(math.log(0.2 / 0.4))
+
+
+def test_a_share_at_its_limit_leaves_the_rest_to_the_others() -> None:
+    found = log_correction([60, 0, 40], bounds((0, 0.3), (0.5, 0.9), (0, 0.1)))
+    assert found == pytest.approx([math.log(0.75 / 0.6), 0, math.log(0.25 / 0.4)])

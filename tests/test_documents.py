@@ -77,6 +77,8 @@ def test_a_file_that_vanished_or_is_no_file(tmp_path):
     assert "not there any more" in reason_of(tmp_path / "gone.txt")
     (tmp_path / "folder.txt").mkdir()
     assert "not a regular file" in reason_of(tmp_path / "folder.txt")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "gone.txt")
+    assert "a link to a file that is not there" in reason_of(tmp_path / "link.txt")
     os.mkfifo(tmp_path / "pipe.txt")
     assert "not a regular file" in reason_of(tmp_path / "pipe.txt")
 
@@ -111,6 +113,25 @@ def test_a_few_damaged_characters_do_not_change_the_encoding(put):
 def test_line_ends_and_control_characters_are_normalised(put):
     text = text_of(put("a.log", "one\r\ntwo\rthree\x0cfour\x07\tfive\u2028six \x1b[31mred\x1b[0m"))
     assert text == "one\ntwo\nthree\nfour\tfive\nsix red"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("---\r\ntags: [praise]\ntitle: A stay\n---\n\nAll was well.", "All was well."),
+        ("---\n---\nAll was well.", "All was well."),
+        ("---\nAll was well.\n---\nAnd then it was not.", "---\nAll was well.\n---\nAnd then it was not."),
+        ("---\ntags: [praise\n---\nAll was well.", "---\ntags: [praise\n---\nAll was well."),
+        ("All was well.\n---\ntags: praise\n---", "All was well.\n---\ntags: praise\n---"),
+    ],
+)
+def test_front_matter_of_markdown_is_no_text(put, text, kept):
+    assert text_of(put("a.md", text)).strip() == kept
+    assert text_of(put("a.txt", text)).startswith(text[:3])
+
+
+def test_markdown_with_nothing_but_front_matter_is_empty(put):
+    assert "empty" in reason_of(put("a.md", "---\ntags: [praise]\n---\n"))
 
 
 def test_html_gives_text_without_markup_styles_and_scripts(put):

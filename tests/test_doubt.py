@@ -302,3 +302,10 @@ def test_many_classes_with_few_texts_are_examined_without_a_warning() -> None:
     names = [f"class {i}" for i in range(20)]
     features = np.eye(40)
     assert len(doubt(features, [names[i % 20] for i in range(40)], [None] * 40, classes=names, seed=0)) == 40
+
+
+@pytest.mark.parametrize("n", [2, 3, 5])
+def test_without_like_texts_the_doubt_is_the_llms_own_for_any_number_of_classes(n: int) -> None:
+    classes = [str(i) for i in range(n)]
+    confidence = [0.9, 0.8, 0.7, 0.95, 0.6]
+    assert doubt(np.eye(5), ["0"] * 5, confidence, classes=classes, seed=0) == pytest.approx(1 - np.array(confidence))

@@ -253,3 +253,12 @@ def test_two_classifiers_are_never_each_clearly_better(pairs):
 def test_clearly_better_needs_results_for_the_same_texts():
     with pytest.raises(EvaluationError, match="2 and 1 results"):
         clearly_better([True, False], [True])
+
+
+def test_the_majority_class_is_that_of_the_labels_and_the_first_of_equals() -> None:
+    found = evaluate([*"bbcca"], [*"aaaca"], classes=["a", "c", "b"])
+    assert (found.majority_class, found.majority_baseline) == ("c", 0.4)
+
+
+def test_texts_to_hold_are_rounded_up_to_tens_and_no_further() -> None:
+    assert texts_to_hold(10, seen=1, total=49) == 490

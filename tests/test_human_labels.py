@@ -9,9 +9,10 @@ import pytest
 from chat_server import ChatServer, shown_text
 from runs_made import LABELLER, WordFits, prepare, texts_of, write_rows
 
+from nbhelpers.audit import truth_interval
 from nbhelpers.config import Config
 from nbhelpers.errors import ConfigError
-from nbhelpers.human_labels import human_labels, read_human_labels
+from nbhelpers.human_labels import accuracy_against_people, human_labels, read_human_labels
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
 from nbhelpers.prediction import predict_all
@@ -218,3 +219,12 @@ def test_a_label_of_a_class_that_is_no_more_does_not_count(prepared: Callable[..
         store.set_human_label(chunk_id, "gardening")
     rounds.step()
     assert set(rounds.final.labels["source"]) == {"small"}
+
+
+def test_the_truth_is_judged_by_where_classifier_and_llm_agree(make_config, run, store) -> None:
+    test = pd.DataFrame({"chunk_id": list("abcdefghij"), "label": ["sports"] * 8 + ["weather"] * 2})
+    for chunk_id, label in (("a", "sports"), ("b", "sports"), ("c", "weather")):
+        store.set_human_label(chunk_id, label)
+    said = ["sports"] * 6 + ["politics"] * 4
+    found = accuracy_against_people(said, test, config=make_config(), run=run, store=store)
+    assert found == truth_interval([True] * 6 + [False] * 4, [0, 1, 2], [True, True, False])

@@ -124,3 +124,22 @@ def test_a_classifier_is_kept_while_all_texts_that_it_read_may_be_trained_on(con
     assert made_at(others[0]) == third
     assert trained(config, run, labels, pool=[*labels["text"][1:], others[0]]).training["read"]
     assert (run.classifier(1) / "model.safetensors").stat().st_mtime_ns > third
+
+
+def test_labels_are_trained_on_as_far_as_they_are_believed_and_a_persons_wholly(config, run, monkeypatch) -> None:
+    given, fit = [], iteration.fit
+
+    def fitted(*data: Any, targets: Any, **more: Any) -> Any:
+        given.append(targets)
+        return fit(*data, targets=targets, **more)
+
+    monkeypatch.setattr(iteration, "fit", fitted)
+    labels = labelled().assign(confidence=0.99)
+    labels.loc[1, "confidence"] = 0.05
+    labels.loc[[2, 4], "source"] = "human"
+    labels.loc[[2, 4], "confidence"] = float("nan")
+    trained(config, run, labels)
+    [targets] = given
+    first, second, third, fourth = targets[range(4), [CLASSES.index(name) for name in labels.loc[1:4, "label"]]]
+    assert first < third < 1
+    assert (second, fourth) == (1, 1)

@@ -186,9 +186,9 @@ def test_a_person_outranks_and_may_change_their_mind(store: LabelStore) -> None:
 def test_what_people_did_is_taken_back_step_by_step_even_after_a_restart(tmp_path: Path) -> None:
     path = tmp_path / "labels.sqlite"
     with LabelStore(path) as store:
-        store.set_human_label("c1", "ham", note="first")
+        store.set_human_label("c1", "ham")
         store.set_human_label("c2", "spam")
-        store.set_human_label("c1", "spam", note="second")
+        store.set_human_label("c1", "spam")
     with LabelStore(path) as store:
         assert store.undo_human_label({"c2", "other"}) == "c2"
         assert store.human_labels() == {"c1": "spam"}
@@ -197,6 +197,18 @@ def test_what_people_did_is_taken_back_step_by_step_even_after_a_restart(tmp_pat
         assert store.undo_human_label(["c1", "c2"]) == "c1"
         assert store.human_labels() == {}
         assert store.undo_human_label({"c1", "c2"}) is None
+
+
+def test_what_was_done_elsewhere_since_is_not_taken_back(store: LabelStore) -> None:
+    store.set_human_label("c1", "ham", note="review")
+    store.set_human_label("c2", "spam", note="review")
+    store.set_human_label("c2", "ham", note="matrix")
+    assert store.undo_human_label({"c1", "c2"}, "review") == "c1"
+    assert store.undo_human_label({"c1", "c2"}, "review") is None
+    assert store.human_labels() == {"c2": "ham"}
+    assert store.undo_human_label({"c1", "c2"}, "matrix") == "c2"
+    assert store.undo_human_label({"c1", "c2"}, "review") == "c2"
+    assert store.human_labels() == {}
 
 
 def test_chosen_texts_keep_their_order_and_are_chosen_once(store: LabelStore) -> None:

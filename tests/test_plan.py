@@ -274,6 +274,16 @@ def test_the_budget_stands_beside_the_plan_and_a_small_one_buys_no_probe(
     assert "That does not suffice." in str(make_plan(larger, run, store))
 
 
+def test_what_a_killed_run_left_under_way_is_spent(
+    config_file: Path, server: ChatServer, run: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with LabelStore(run.labels) as store:
+        store.reserve("key", 0.95)
+    assert main(["plan", str(config_file), "--set", "cost.budget_usd=1"]) == 1
+    printed = capsys.readouterr().out
+    assert re.search(r"spent \$0\.9\d \(\$0\.95 of it for calls cut off by a kill", printed)
+
+
 @pytest.mark.usefixtures("texts")
 def test_an_endpoint_that_answers_nothing_is_said_and_stops_no_notebook(
     make_config: MakeConfig, run: RunFolder, store: LabelStore

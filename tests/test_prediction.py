@@ -492,3 +492,28 @@ def test_a_truth_file_that_is_not_there_is_one_sentence(
     config = make_config(path={"truth": str(tmp_path / "none.csv")})
     with pytest.raises(ConfigError, match=r"^path\.truth: .*none\.csv could not be read"):
         compare_with_truth(config, run, PREDICTED)
+
+
+def test_each_figure_compares_its_own_two_labels(compare) -> None:
+    predicted = frame(
+        ("a", 0, "sports", "sports", "LLM"),
+        ("a", 1, "sports", "politics", "LLM"),
+        ("a", 2, "sports", "politics", "LLM"),
+        ("a", 3, "politics", "politics", "LLM"),
+    )
+    truth = "source,position,label\n" + "".join(f"a,{i},sports\n" for i in range(4))
+    shares = compare(predicted, truth, ["a0", "a1", "a2", "a3"])
+    assert {name: share for name, (share, *_) in shares.items()} == {
+        "LLM against the truth": 0.25,
+        "classifier against the LLM": 0.5,
+        "classifier against the truth": 0.75,
+    }
+
+
+def test_what_a_person_said_in_training_is_no_llms_label(trained, run, store) -> None:
+    trained()
+    chunk_id = pd.read_parquet(run.train_labels)["chunk_id"][0]
+    store.set_human_label(chunk_id, "weather")
+    table = predict_all(trained(), run, store).set_index("chunk_id")
+    assert table.loc[[chunk_id], "label_source"].eq("human").all()
+    assert table.loc[[chunk_id], "llm_label"].isna().all()

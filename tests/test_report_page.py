@@ -35,6 +35,7 @@ def page() -> str:
 
 
 def words(page: str) -> str:
+    page = re.sub("</?bdi>", "", page)  # which are no words apart
     return " ".join(BeautifulSoup(page, "html.parser").get_text(" ").replace("\N{NO-BREAK SPACE}", " ").split())
 
 

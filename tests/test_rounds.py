@@ -20,7 +20,7 @@ from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ConfigError, RunFolderError
 from nbhelpers.label_store import LabelStore
-from nbhelpers.labeling import label_prompt, read_test_labels, write_test_labels
+from nbhelpers.labeling import NOT_ASKED, label_prompt, read_test_labels, write_test_labels
 from nbhelpers.llms import usage
 from nbhelpers.looks import looks_taken
 from nbhelpers.loop_control import LoopControl
@@ -428,10 +428,13 @@ def test_another_encoder_or_correction_makes_another_classifier_and_a_temperatur
     rounds = start(training={"max_iters": 1})
     rounds.step()
     given = {"labels": rounds.final.labels, "test": rounds.test, "sample": rounds.sample.head(0)}
+    made: dict[str, Any] = {}
 
     def fingerprint(**training: Any) -> str:
-        rounds.classifier.training.update(training)
-        return iteration.measure(1, rounds.classifier, **given, balance="none", seconds=0.0).fingerprint
+        made.update(training)
+        classifier = iteration.Classifier.load(rounds.run.classifier(1))
+        classifier.training.update(made)
+        return iteration.measure(1, classifier, **given, balance="none", seconds=0.0).fingerprint
 
     assert fingerprint(temperature=2.0) == rounds.final.fingerprint
     assert fingerprint(encoder="of other texts") != rounds.final.fingerprint
@@ -494,6 +497,16 @@ def test_the_notes_say_what_the_test_set_cannot_show(start: Start, fits: WordFit
     assert few.notes()[0].startswith("30 test texts cannot show 0.90, even all right: it takes 36.")
 
 
+def test_test_texts_that_the_budget_did_not_suffice_for_are_counted(
+    make_config: Callable[..., Config], store: LabelStore
+) -> None:
+    test = pd.DataFrame({"label": ["sports"] * 21 + [None] * 39, "reason": [""] * 21 + [NOT_ASKED] * 39})
+    config = make_config(system={"required_accuracy": 0.85})
+    notes = warnings(test, Pool(test, "documents", 0), config=config, store=store)
+    assert notes[0].startswith("39 of 60 test texts have no label, as cost.budget_usd is spent: raise it")
+    assert not any("Raise training.test_set_size" in note for note in notes)
+
+
 def test_a_class_with_few_test_texts_is_named_with_what_would_do(start: Start, fits: WordFits) -> None:
     rounds = start(texts=texts_of({"goal": 90, "rain": 20, "vote": 20}), training={"test_set_size": 60})
     texts = Counter(read_test_labels(rounds.run)["label"])
@@ -509,12 +522,23 @@ def test_of_many_classes_with_few_test_texts_some_are_named(
     make_config: Callable[..., Config], store: LabelStore
 ) -> None:
     classes = [f"class {i}" for i in range(8)]
-    test = pd.DataFrame({"label": ["class 0"] * 20 + [name for name in classes[1:] for _ in range(9)] + ["class 7"]})
+    labels = ["class 0"] * 20 + [name for name in classes[1:] for _ in range(9)] + ["class 7"]
+    test = pd.DataFrame({"label": labels, "reason": ""})
     test = test.drop(index=20)  # one of class 1 less: 8
     config = make_config(classification={"classes": classes})
     pool = Pool(test, "documents", 0)
     [note] = [note for note in warnings(test, pool, config=config, store=store) if "Fewer than ten" in note]
     assert "of class class 1 (8), class 2 (9), class 3 (9), class 4 (9), class 5 (9) and 1 more: such" in note
+
+
+def test_the_encoder_is_aligned_on_no_test_text(start: Start, fits: WordFits, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[list[str]] = []
+    monkeypatch.setattr(iteration, "aligned_encoder", lambda pool, *, base_model, **_: read.append(pool) or base_model)
+    rounds = start(training={"max_iters": 1})
+    rounds.step()
+    [texts] = read
+    assert set(texts) == set(rounds.pool.chunks["text"])
+    assert not set(texts) & set(rounds.test["text"])
 
 
 # Nothing changes any more

@@ -16,6 +16,7 @@ import pytest
 from chat_server import BAD_JSON, DROP, NO_CHOICES, ChatServer, Fault, keyword_labeller, shown_text
 from runs_made import WORDS, texts_of
 
+from nbhelpers import chat
 from nbhelpers.chunking import chunk_id
 from nbhelpers.config import Config
 from nbhelpers.errors import ChatError, ConfigError, EndpointError
@@ -288,3 +289,20 @@ def test_a_budget_without_a_price_is_an_error(missing: str, make_config: MakeCon
     prices: dict[str, Any] = {name: price for name, price in PRICES.items() if name != missing}
     with pytest.raises(ConfigError, match=r"cost\.budget_usd: .*Fill in cost_per_million_"):
         make_config(cost={**prices, "budget_usd": 1.0})
+
+
+def test_what_is_sent_beside_the_messages_is_reserved_too(make_config, store) -> None:
+    budget = Budget(make_config(cost={**PRICES, "budget_usd": 1.0}), store)
+    for key, extra in (("a", {}), ("b", {"response_format": "x" * 5000})):
+        asyncio.run(budget.admit(key, "small", [{"role": "user", "content": "a"}], 10, extra=extra))
+    assert budget._counted["b"] - budget._counted["a"] == pytest.approx(5000e-6, rel=0.02)
+
+
+def test_a_prompt_for_rules_that_is_refused_costs_nothing(make_config, run, store) -> None:
+    flagged = Fault(400, body=json.dumps({"error": {"message": "Invalid prompt: flagged", "code": "invalid_prompt"}}))
+    with ChatServer(lambda _, messages: "OK" if messages == chat.CHECK else flagged) as server:
+        config = make_config(server.url, cost={**PRICES, "budget_usd": 0.1})
+        for _ in range(8):
+            with pytest.raises(ChatError, match="refuses the request"):
+                make_rules(config, run, store)
+        assert store.write_off() == 0.0

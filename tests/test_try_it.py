@@ -80,7 +80,7 @@ def test_coverage_and_accuracy_by_hand() -> None:
     assert table.loc[0.99, "n"] == 0
     assert np.isnan(table.loc[0.99, "accuracy"])
     said = at_threshold(table.reset_index(), 0.81)
-    assert "40% of the test texts are decided (2 of 5), and of these 100.0% are right" in said
+    assert "40% of the test texts are decided (2 of 5), and of these 100.0% have the LLM's label" in said
     assert "all 5 test texts are left undecided" in at_threshold(table.reset_index(), 0.99)
     assert "3 of 5" in alt_text(coverage_figure(table.reset_index()))
 
@@ -150,3 +150,9 @@ def test_after_a_failure_nothing_is_said_of_the_text_before(monkeypatch: pytest.
     slider.value = 0.3
     assert Text(said.value).words == "The classifier could not say (RuntimeError: gone)."
     assert (bars.value, counted.value) == ("", "")
+
+
+def test_the_sentence_is_that_of_the_threshold() -> None:
+    table = coverage_table(pd.DataFrame({"probability": [0.285, 0.565, 0.9], "right": True}))
+    for threshold, decided in ((0.28, 3), (0.29, 2), (0.56, 2), (0.57, 1)):
+        assert f"({decided} of 3)" in at_threshold(table, threshold)

@@ -11,14 +11,19 @@ function render({ model, el }) {
   const root = make("section", { class: "nbh-review", tabindex: "-1", "data-lm-suppress-shortcuts": "true" });
   const status = make("p", { class: "nbh-status", role: "status" });
   let unanswered = null;
+  let overdue = false;
   let next = null; // the last thing done while an answer is out
 
   function send(message) {
-    if (unanswered !== null) {
+    if (unanswered !== null && !overdue) {
       if (message.do !== "choose") next = message; // a class is only chosen for a text that is in view
       return;
     }
-    unanswered = setTimeout(() => (status.textContent = NO_ANSWER), PATIENCE_MS);
+    clearTimeout(unanswered); // where one is overdue: is there still a kernel to send to?
+    unanswered = setTimeout(() => {
+      overdue = true;
+      status.textContent = NO_ANSWER;
+    }, PATIENCE_MS);
     try {
       model.send(message);
     } catch {
@@ -32,6 +37,7 @@ function render({ model, el }) {
   function show() {
     clearTimeout(unanswered);
     unanswered = null;
+    overdue = false;
     const view = model.get("view");
     root.setAttribute("aria-label", view.title);
     update(view);
@@ -102,8 +108,8 @@ function queue(root, status, send) {
     const held = event.ctrlKey || event.metaKey;
     const digit = /^[1-9]$/.test(event.key) ? Number(event.key) : 0;
     const few = view.classes.length <= ONE_DIGIT;
-    if (event.altKey || view.n === 0) return;
-    if (!typing && (held ? event.key === "z" : event.key === "Backspace")) send({ do: "undo" });
+    if (event.altKey || event.isComposing || view.n === 0) return;
+    if (!typing && (held ? event.key === "z" : event.key === "Backspace")) event.repeat || send({ do: "undo" });
     else if (held) return;
     else if (!typing && event.key === "ArrowLeft") send({ do: "move", step: -1 });
     else if (!typing && event.key === "ArrowRight") send({ do: "move", step: 1 });
@@ -209,7 +215,7 @@ function matrix(root, status, send) {
   root.addEventListener("keydown", (event) => {
     if (!view.editable || event.key !== "z" || !(event.ctrlKey || event.metaKey)) return;
     event.preventDefault();
-    send({ do: "undo" });
+    event.repeat || send({ do: "undo" });
   });
 
   function card(shown) {
