@@ -64,12 +64,17 @@ def fit_calibration(confidence: Sequence[float] | Floats, right: Sequence[bool])
     Raises:
         EvaluationError: lists of different length, or a confidence that is no share.
     """
+    given, hits = _checked(confidence, right)
+    return _fit_curve(given, hits) if len(given) >= LEAST_TEXTS else Calibration()
+
+
+def _checked(confidence: Sequence[float] | Floats, right: Sequence[bool]) -> tuple[Floats, np.ndarray[Any, Any]]:
     given, hits = np.asarray(confidence, dtype=float), np.asarray(right, dtype=bool)
     if len(given) != len(hits):
         raise EvaluationError(f"{len(given)} confidences and {len(hits)} results: give both for every text.")
     if not np.all((given >= 0) & (given <= 1)):
         raise EvaluationError("a confidence is missing or no share: give numbers between 0 and 1, one a text.")
-    return _fit_curve(given, hits) if len(given) >= LEAST_TEXTS else Calibration()
+    return given, hits
 
 
 def _fit_curve(given: Floats, hits: np.ndarray[Any, Any]) -> Calibration:
@@ -91,9 +96,9 @@ def cross_calibrated(confidence: Sequence[float] | Floats, right: Sequence[bool]
 
     Args, Raises: as `fit_calibration`.
     """
-    given, hits = np.asarray(confidence, dtype=float), np.asarray(right, dtype=bool)
+    given, hits = _checked(confidence, right)
     fold, calibrated = np.arange(len(given)) % FOLDS, given.copy()
-    if fit_calibration(given, hits.tolist()) == Calibration():
+    if len(given) < LEAST_TEXTS:
         return calibrated
     for held_out in range(FOLDS):
         test = fold == held_out

@@ -42,11 +42,13 @@ def claimed(report: Mapping[str, Any]) -> str:
     claim = report.get("claim")
     if claim is None:
         return "Nothing is claimed: no look was taken at the test set."
-    looks = f"{claim['looks']} look{'' if claim['looks'] == 1 else 's'}"
-    return (
-        f"With {claim['confidence']:.0%} confidence, all looks together ({looks}), at least "
-        f"{percent(quotable(claim['lower_bound']))} of all texts get the label that the LLM would give."
-    )
+    least = percent(quotable(claim["lower_bound"]))
+    return f"At least {least} of all texts get the label that the LLM would give, {_how_sure(claim)}."
+
+
+def _how_sure(claim: Mapping[str, Any]) -> str:
+    looks = "one look" if claim["looks"] == 1 else f"{claim['looks']} looks"
+    return f"with {claim['confidence'] * 100:.0f} % confidence after {looks} at the test set"
 
 
 def claims(report: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]], labeller: str) -> list[dict[str, Any]]:
@@ -67,9 +69,7 @@ def claims(report: Mapping[str, Any], truth: Mapping[str, Mapping[str, float]], 
 
     rows = [row(f"Same label as {labeller}", last["accuracy"], last["accuracy_low"], last["accuracy_high"])]
     if claim is not None:
-        looks = "one look" if claim["looks"] == 1 else f"{claim['looks']} looks"
-        sure = f"At least this, with {claim['confidence'] * 100:.0f} % confidence after {looks} at the test set"
-        rows.append(row(sure, quotable(claim["lower_bound"])))
+        rows.append(row(f"At least this, {_how_sure(claim)}", quotable(claim["lower_bound"])))
     rows.append(row(f"Baseline: always saying “{last['majority_class']}”", last["majority_baseline"]))
     if people is not None:
         what = f"Right by people's labels ({people['m']:,} of the texts checked by hand)"

@@ -9,6 +9,7 @@ import pytest
 from nbhelpers.page_words import (
     after,
     against_truth,
+    claimed,
     claims,
     count,
     duration,
@@ -151,3 +152,15 @@ def test_the_meaning_says_what_the_number_is_not() -> None:
 def test_a_classifier_no_better_than_the_baseline_is_called_so() -> None:
     poor = {**REPORT, "iterations": [{**LAST, "accuracy_low": 0.3}]}
     assert "may be worth no more than that" in " ".join(meaning(poor, {}, "the large LLM"))
+
+
+@pytest.mark.parametrize(("looks", "words"), [(1, "one look"), (3, "3 looks")])
+def test_a_claim_is_one_sentence_and_its_bound_not_rounded_up(looks: int, words: str) -> None:
+    report = {"claim": {"lower_bound": 0.8179, "confidence": 0.95, "looks": looks}}
+    said = plain(claimed(report))
+    assert said.startswith("At least 81.7 % of all texts get the label that the LLM would give")
+    assert said.endswith(f"with 95 % confidence after {words} at the test set.")
+
+
+def test_without_a_look_nothing_is_claimed() -> None:
+    assert claimed({"claim": None}).startswith("Nothing is claimed")
