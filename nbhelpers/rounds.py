@@ -28,6 +28,7 @@ from nbhelpers.labeling import NOT_ASKED, label_chunks, read_test_labels
 from nbhelpers.learning_curve import Outlook
 from nbhelpers.lock import one_step
 from nbhelpers.looks import is_worth_a_look, look_at
+from nbhelpers.reliability import reliability_table
 from nbhelpers.resume import is_bought, read_earlier
 from nbhelpers.rules import read_rules
 from nbhelpers.run_folder import RunFolder, write_json, write_table
@@ -120,6 +121,11 @@ class Rounds:
     def table(self) -> pd.DataFrame:
         """The iterations so far, a row each, with the figures that matter."""
         return pd.DataFrame([iteration.row for iteration in self.done])[TABLE_COLUMNS].set_index("iteration").round(3)
+
+    def reliability(self) -> pd.DataFrame:
+        """How often the test labels say the same, in bins of the final classifier's confidence (see reliability)."""
+        known = self.test_predictions().dropna(subset="label")
+        return reliability_table(known["probability"].tolist(), known["predicted"].eq(known["label"]).tolist())
 
     def class_counts(self) -> dict[str, int]:
         """Texts by class that the last classifier was trained on."""

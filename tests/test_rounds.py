@@ -541,6 +541,16 @@ def test_the_encoder_is_aligned_on_no_test_text(start: Start, fits: WordFits, mo
     assert not set(texts) & set(rounds.test["text"])
 
 
+def test_reliability_is_that_of_the_labelled_test_texts(start: Start, fits: WordFits) -> None:
+    fits.blind = [{"rain"}]
+    rounds = start(training={"max_iters": 1})
+    rounds.step()
+    rounds.test.loc[0, "label"] = None
+    table, right = rounds.reliability(), rounds.test_predictions().query("predicted == label")
+    assert table["texts"].sum() == len(rounds.test) - 1
+    assert (table["texts"] * table["right"]).sum() == pytest.approx(len(right))
+
+
 # Nothing changes any more
 
 
