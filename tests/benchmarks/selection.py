@@ -277,11 +277,11 @@ def main() -> None:
     sizes = options.labels or list(range(BATCH, 201 if options.rare else 441, BATCH))
     keys = ["data", "seed", "strategy", "labels", "rare", "model"]
     done = pd.read_json(options.out, lines=True) if options.out.exists() else pd.DataFrame(columns=keys)
-    of, model = options.rare or 0.0, name_of(options.model)
-    finished = set(done[keys].fillna(0.0).itertuples(index=False, name=None))
+    rare, model = options.rare or 0.0, name_of(options.model)
+    finished = set(done.reindex(columns=keys).fillna(0.0).itertuples(index=False, name=None))
     for folder in options.data:
         for seed in options.seeds:
-            wanted = [(folder.name, seed, strategy, n, of, model) for strategy in STRATEGIES for n in sizes]
+            wanted = [(folder.name, seed, strategy, n, rare, model) for strategy in STRATEGIES for n in sizes]
             if finished.issuperset(wanted):
                 continue
             case = Case(folder, seed, options.model, RunFolder(options.cache / folder.name), options.rare)
@@ -289,7 +289,7 @@ def main() -> None:
                 chosen: list[int] = []
                 for n in range(BATCH, max(sizes) + 1, BATCH):
                     chosen += case.choose(chosen, strategy)
-                    key = (folder.name, seed, strategy, n, of, model)
+                    key = (folder.name, seed, strategy, n, rare, model)
                     if n not in sizes or key in finished:
                         continue
                     balance = "auto" if strategy == "auto" and options.rare is not None else "none"
@@ -301,7 +301,7 @@ def main() -> None:
                         lines.write(json.dumps(row) + "\n")
     rows = pd.read_json(options.out, lines=True)
     names = [folder.name for folder in options.data]
-    mine = rows["data"].isin(names) & (rows["rare"] == of) & (rows["model"] == model)
+    mine = rows["data"].isin(names) & (rows["rare"] == rare) & (rows["model"] == model)
     report(rows[mine & rows["labels"].isin(sizes) & rows["seed"].isin(options.seeds)], rare=options.rare is not None)
 
 

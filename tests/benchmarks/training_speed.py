@@ -167,8 +167,8 @@ def _append(out: Path, row: dict[str, Any]) -> None:
 
 
 def _rows(out: Path, what: dict[str, Any]) -> pd.DataFrame:
-    rows = pd.read_json(out, lines=True) if out.exists() else pd.DataFrame(columns=list(what))
-    return rows[(rows[list(what)] == pd.Series(what)).all(axis=1)]
+    rows = pd.read_json(out, lines=True) if out.exists() else pd.DataFrame()
+    return rows[(rows.reindex(columns=list(what)) == pd.Series(what)).all(axis=1)]
 
 
 def main() -> None:
