@@ -263,6 +263,24 @@ def test_the_small_llms_confidence_counts_calibrated_and_stays_as_it_was_given(
         assert examined["confidence"].tolist() == pytest.approx([0.9, 0.9, math.nan], nan_ok=True)
 
 
+def test_where_the_small_llm_gives_no_confidence_the_large_ones_says_nothing_of_its_labels(
+    make_config: MakeConfig, run: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[list[float]] = []
+
+    def soft_targets(features: Any, labels: list[str], confidence: list[float], **_: Any) -> Any:
+        counted.append(confidence)
+        return np.eye(2)
+
+    monkeypatch.setattr(cascade, "features", lambda texts, **_: np.zeros((len(texts), 2)))
+    monkeypatch.setattr(cascade, "soft_targets", soft_targets)
+    labels = pd.DataFrame({"text": list("ab"), "label": "sports", "source": ["small", "large"]})
+    cascade.believed_labels(labels.assign(confidence=[math.nan, 0.99]), config=make_config(), run=run)
+    cascade.believed_labels(labels.assign(confidence=[0.9, 0.99]), config=make_config(), run=run)
+    assert np.isnan(counted[0]).all()
+    assert counted[1][1] == 0.99
+
+
 def test_texts_that_are_sent_on_later_are_not_unsettled(opened, monkeypatch) -> None:
     monkeypatch.setattr(cascade, "doubt", lambda features, labels, *a, **k: np.linspace(0.9, 0.1, len(labels)))
     opened(cascade=0.25, max_iters=2).run_until_done()

@@ -631,6 +631,7 @@ def test_the_template_explains_every_key_of_every_section_in_the_models_words() 
     [
         ({}, 0.1),
         ({"api__small_model": "big"}, 0),
+        ({"api__small_model": "big", "api__small_mode": "local"}, 0.1),
         ({"training__test_labeler": "small"}, 0),
         ({"labeling__cascade": 0}, 0),
         ({"labeling__cascade": 0.25, "training__test_labeler": "small"}, 0.25),

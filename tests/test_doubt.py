@@ -207,6 +207,18 @@ def test_every_label_stands_beside_what_the_classifier_says_and_likely_errors_ha
     assert found["probability"].between(1 / 3, 1).all()
 
 
+def test_a_likely_error_has_twice_the_average_doubt_or_more(monkeypatch):
+    """Where classes overlap, the classifier says another class of many a text that is labelled rightly."""
+    rows, truth = clusters(240, spread=0.6)
+    asked = (rows, flipped(truth, list(range(0, 240, 8))), [None] * 240)
+    doubts = doubt(*asked, classes=CLASSES, seed=0)
+    listed = likely_errors(*asked)
+    monkeypatch.setattr("nbhelpers.doubt.LISTED", 0.0)
+    every = likely_errors(*asked)
+    assert listed == {place: name for place, name in every.items() if doubts[place] >= 2 * doubts.mean()}
+    assert 20 < len(listed) < len(every) - 5
+
+
 def test_clean_labels_give_no_likely_errors():
     rows, truth = clusters(120)
     assert likely_errors(rows, flipped(truth, []), [None] * 120) == {}

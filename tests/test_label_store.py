@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -209,6 +210,20 @@ def test_what_was_done_elsewhere_since_is_not_taken_back(store: LabelStore) -> N
     assert store.undo_human_label({"c1", "c2"}, "matrix") == "c2"
     assert store.undo_human_label({"c1", "c2"}, "review") == "c2"
     assert store.human_labels() == {}
+
+
+def test_a_label_that_stands_again_has_its_own_note_and_date(store: LabelStore) -> None:
+    def stored() -> tuple[str, ...]:
+        with closing(sqlite3.connect(store.path)) as db:
+            return tuple(db.execute("SELECT label, note, created FROM human_labels").fetchone())
+
+    store.set_human_label("c1", "ham", note="review")
+    before = stored()
+    time.sleep(0.005)  # dates have milliseconds
+    store.set_human_label("c1", "spam", note="matrix")
+    assert stored()[2] > before[2]
+    store.undo_human_label({"c1"}, "matrix")
+    assert stored() == before
 
 
 def test_chosen_texts_keep_their_order_and_are_chosen_once(store: LabelStore) -> None:

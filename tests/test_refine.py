@@ -221,6 +221,19 @@ def test_the_large_model_sees_the_disagreements_to_learn_from_and_no_text_that_i
     assert set(learned.disagreements["small"]) == {"weather"}
 
 
+def test_of_long_texts_the_large_model_sees_the_beginning(
+    make_config: MakeConfig, run: RunFolder, store: LabelStore
+) -> None:
+    readers = Readers()
+    with ChatServer(readers) as server:
+        write_chunks(run, [f"{text} {'and so on ' * 300}" for text in TEXTS])
+        learn(config_of(make_config, server), run, store)
+    [asked] = readers.edits
+    shown = re.findall(r"<text>\n(.*?)\n</text>\n", asked)
+    assert shown
+    assert {len(text) for text in shown} == {2000}
+
+
 def test_the_same_again_asks_nothing_and_ends_the_same(
     make_config: MakeConfig, run: RunFolder, store: LabelStore
 ) -> None:

@@ -76,6 +76,31 @@ def test_weights_raise_a_rare_class(bert):
     assert rare["weights"] == pytest.approx(15 / 42, abs=0.12)  # 3 texts at 5 times the weight against 27
 
 
+def test_weights_do_not_raise_a_class_without_texts(bert):
+    texts, labels = ["goal"] * 30, ["0"] * 27 + [ODD_CLASSES[1]] * 3
+    none, weighted = (
+        fit(texts, labels, classes=ODD_CLASSES, base_model=bert, settings=replaced(balance=balance, min_steps=8))
+        for balance in ("none", "weights")
+    )
+    odds = [classifier.predict_proba(["goal"])[0] for classifier in (none, weighted)]
+    assert odds[1][2] / odds[1][0] == pytest.approx(odds[0][2] / odds[0][0], rel=1e-3)
+    assert odds[1][1] / odds[1][0] == pytest.approx(5 * odds[0][1] / odds[0][0], rel=1e-3)
+
+
+def test_the_head_learns_faster_and_only_matrices_decay(bert):
+    model, _ = module._new_model(bert, ODD_CLASSES)
+    settings = TrainingSettings(learning_rate=1e-4, head_learning_rate=1e-3, weight_decay=0.01)
+    groups = module._parameter_groups(model, settings)
+    how = {id(p): (group["lr"], group["weight_decay"]) for group in groups for p in group["params"]}
+    found = {name: how[id(parameter)] for name, parameter in model.named_parameters()}
+    assert found["classifier.weight"] == (1e-3, 0.01)
+    assert found["classifier.bias"] == (1e-3, 0.0)
+    assert found["bert.pooler.dense.weight"] == (1e-4, 0.01)
+    assert found["bert.encoder.layer.0.attention.self.query.weight"] == (1e-4, 0.01)
+    assert found["bert.encoder.layer.0.attention.self.query.bias"] == (1e-4, 0.0)
+    assert found["bert.embeddings.LayerNorm.weight"] == (1e-4, 0.0)
+
+
 def test_balance_table_by_hand():
     table = describe_balance({"many": 90, "few": 10, "no": 0}, "weights")
     assert table["class"].tolist() == ["many", "few", "no"]
