@@ -5,16 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.config import (
-    IGNORED_AT_TOP,
-    SECTIONS,
-    Config,
-    Section,
-    find_file,
-    load_config,
-    parse_config,
-    refuse_literal_keys,
-)
+from nbhelpers.config import SECTIONS, Config, Section, refuse_literal_keys
+from nbhelpers.config_file import IGNORED_AT_TOP, find_file, load_config, parse_config
 from nbhelpers.errors import ConfigError
 from nbhelpers.export import check_extras
 from nbhelpers.ingest import check_output

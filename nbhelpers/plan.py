@@ -21,7 +21,8 @@ import numpy as np
 import pandas as pd
 
 from nbhelpers.cascade import sent_before
-from nbhelpers.config import Config, Size, find_file, load_config
+from nbhelpers.config import Config, Size
+from nbhelpers.config_file import find_file, load_config
 from nbhelpers.doubt import large_quota
 from nbhelpers.errors import NbhelpersError
 from nbhelpers.ingest import check_output, ingest, input_files

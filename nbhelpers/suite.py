@@ -12,7 +12,8 @@ from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
-from nbhelpers.config import Config, find_file, load_config
+from nbhelpers.config import Config
+from nbhelpers.config_file import find_file, load_config
 from nbhelpers.errors import NbhelpersError, RunFolderError
 from nbhelpers.evaluation import target_as_set
 from nbhelpers.ingest import input_files

@@ -11,7 +11,8 @@ from runs_made import LABELLER, WORDS, WordFits, prepare, texts_of, write_rows
 from tiny_models import tiny_bert, tiny_llama
 
 from nbhelpers import chat
-from nbhelpers.config import Config, parse_config
+from nbhelpers.config import Config
+from nbhelpers.config_file import parse_config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.prompt_files import LABEL_PROMPT, RULES_PROMPT, load_prompt
 from nbhelpers.rounds import Rounds

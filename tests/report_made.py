@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from nbhelpers.config import parse_config
+from nbhelpers.config_file import parse_config
 from nbhelpers.evaluation import evaluate
 from nbhelpers.report_page import Facts
 from nbhelpers.running_costs import Making, Rate

@@ -25,7 +25,7 @@ import json, os, sys
 from pathlib import Path
 import pandas as pd
 from nbhelpers.chunking import chunk_id
-from nbhelpers.config import parse_config
+from nbhelpers.config_file import parse_config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks
 

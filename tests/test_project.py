@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from nbhelpers.chunking import cut
-from nbhelpers.config import load_config
+from nbhelpers.config_file import load_config
 from nbhelpers.documents import list_files, read_document
 from nbhelpers.notebook import PARAMETERS
 from nbhelpers.stages import STAGES

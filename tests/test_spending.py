@@ -104,7 +104,7 @@ def test_what_an_earlier_model_cost_stays_spent(make_config: MakeConfig, store: 
 WORKER = """
 import json, sys
 import pandas as pd
-from nbhelpers.config import parse_config
+from nbhelpers.config_file import parse_config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks
 

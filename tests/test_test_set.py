@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nbhelpers.audit import support_claim
-from nbhelpers.config import Config, RulesSection, Training, parse_config
+from nbhelpers.config import Config, RulesSection, Training
+from nbhelpers.config_file import parse_config
 from nbhelpers.errors import NotEnoughChunksError, RunFolderError
 from nbhelpers.run_folder import RunFolder, write_json, write_table
 from nbhelpers.selection import random_order

@@ -29,7 +29,8 @@ import pandas as pd
 import plan
 
 from nbhelpers.chunking import chunk_id
-from nbhelpers.config import Config, parse_config
+from nbhelpers.config import Config
+from nbhelpers.config_file import parse_config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks, label_prompt
 

@@ -25,7 +25,8 @@ import pandas as pd
 
 from nbhelpers.agreement import compare_llms
 from nbhelpers.cascade import send_on
-from nbhelpers.config import Size, parse_config
+from nbhelpers.config import Size
+from nbhelpers.config_file import parse_config
 from nbhelpers.ingest import ingest
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks

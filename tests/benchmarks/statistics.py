@@ -36,7 +36,8 @@ from runs_simulated import Setting, simulate
 
 from nbhelpers.agreement import compare_llms
 from nbhelpers.classifier import Classifier
-from nbhelpers.config import Config, parse_config
+from nbhelpers.config import Config
+from nbhelpers.config_file import parse_config
 from nbhelpers.ingest import ingest
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import label_chunks, write_test_labels

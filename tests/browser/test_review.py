@@ -13,7 +13,7 @@ from jupyter_lab import OpenNotebook, save_screenshot
 from playwright.sync_api import Locator, expect
 from runs_made import prepare
 
-from nbhelpers.config import load_config
+from nbhelpers.config_file import load_config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
 from nbhelpers.run_folder import RunFolder

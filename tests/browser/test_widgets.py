@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from runs_made import prepare
 
 from nbhelpers.classifier import Classifier
-from nbhelpers.config import load_config
+from nbhelpers.config_file import load_config
 from nbhelpers.label_store import LabelStore
 from nbhelpers.rounds import Rounds
 from nbhelpers.rules import read_rules
