@@ -2,8 +2,8 @@
 
 The only module that calls the openai package. It sends prompts and returns replies as they are; what an endpoint's
 answer holds (completions.py), what a reply means (replies.py), and that nothing is paid for twice (label_store.py), is
-not its concern. All retries are made here, not in
-the openai client, so that a reply which is no JSON is retried like a lost connection and the waits have one limit.
+not its concern. All retries are made here, not in the openai client, so that a reply which is no JSON is retried like
+a lost connection and the waits have one limit.
 """
 
 import asyncio
