@@ -23,7 +23,10 @@ NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class Outlook:
-    """Another `labels` labels: the accuracy changes by `gain`, give or take `margin` (95 %), for so many `dollars`."""
+    """Another `labels` labels: the accuracy changes by `gain`, give or take `margin` (95 %), for so many `dollars`.
+
+    Both are of the mean over trainings; the next one may lie further off (see `TRAINING_NOISE`).
+    """
 
     labels: int
     gain: float
@@ -43,9 +46,9 @@ def extrapolate(sizes: Sequence[int], right: Sequence[Sequence[bool]], *, more: 
         right: for each iteration and test text, whether the classifier was right; all on the same texts.
         more: further labels.
     Returns:
-        The expected change and its 95 % margin, as shares; None where all sizes are the same. The margin allows for the
-        draw of the test set, for chance in training, which is the larger the further the points lie off the curve, and
-        for not knowing the curve: with two points it is wide.
+        The expected change of the mean over trainings and its 95 % margin, as shares; None where all sizes are the
+        same. The margin allows for the draw of the test set, for chance in the trainings so far, which is the larger
+        the further the points lie off the curve, and for not knowing the curve: with two points it is wide.
         Example: half the texts right at 40 labels, three quarters at 160 -> +0.046 for another 80.
     """
     if len(set(sizes)) < 2:

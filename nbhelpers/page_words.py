@@ -43,7 +43,9 @@ def claimed(report: Mapping[str, Any]) -> str:
     if claim is None:
         return "Nothing is claimed: no look was taken at the test set."
     least = percent(quotable(claim["lower_bound"]))
-    return f"At least {least} of all texts get the label that the LLM would give, {_how_sure(claim)}."
+    failed = report["iterations"][-1]["failed_test_labels"]
+    whose = "that the LLM can label get its label" if failed else "get the label that the LLM would give"
+    return f"At least {least} of all distinct texts {whose}, {_how_sure(claim)}."
 
 
 def _how_sure(claim: Mapping[str, Any]) -> str:
@@ -134,8 +136,8 @@ def what_more_brings(outlook: Mapping[str, Any] | None) -> str | None:
     gain, margin = (f"{100 * outlook[name]:{form}}" for name, form in (("gain", "+z.1f"), ("margin", ".1f")))
     price = "at an unknown price" if outlook["dollars"] is None else f"for {dollars(outlook['dollars'])}"
     return (
-        f"Another {outlook['labels']:,} labels are likely to change the accuracy by {gain} points, give or take "
-        f"{margin}, {price}."
+        f"Another {outlook['labels']:,} labels are likely to change the accuracy by {gain} points on average, give or "
+        f"take {margin}, {price}. A single training may lie some points above or below."
     )
 
 

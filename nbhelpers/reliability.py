@@ -28,8 +28,7 @@ STEP = 0.05  # bins whose mean confidences lie in the same step are one: a point
 class Threshold:
     """Texts with at least this confidence are decided, the others are left.
 
-    precision is the share of the decided texts that is right, with its exact 95 % interval. The confidence was chosen
-    on these texts, so on others expect a little less.
+    precision is the share of the decided texts that is right, with its exact 95 % interval.
     """
 
     wanted: float
@@ -91,21 +90,28 @@ def calibration_error(table: pd.DataFrame) -> float:
 def threshold_for(precision: float, confidence: Sequence[float], right: Sequence[bool]) -> Threshold | None:
     """From which confidence on labels are right at least so often, so that the others may be left undecided.
 
+    The lowest confidence that does on these texts would often be lucky, and not do on others. So it has to be enough
+    if one more text were decided, and wrong, and the confidences themselves must promise as much.
+
     Args:
         precision: the share of right labels that is wanted, 0 to 1.
-        confidence, right: as for `reliability_table`.
+        confidence, right: as for `reliability_table`; calibrated.
     Returns:
-        The lowest such confidence among the texts', with what it gives on these texts; None where none gives it.
-        Example: 0.9 right, 0.8 right, 0.7 wrong, 0.6 right and 0.9 wanted -> 0.8, which leaves half undecided.
+        The lowest such confidence among the texts', with what it gives on these texts; None where none gives it, as
+        with fewer than precision / (1 - precision) texts: 99 for 0.99.
+        Example: 0.9 right ten times, then 0.6 wrong, and 0.9 wanted -> 0.9, which leaves one text in eleven undecided.
     Raises:
         EvaluationError: as `reliability_table`.
+
+    Source: one more loss, as in conformal risk control, Angelopoulos et al. 2022 (arXiv:2208.02814).
     """
     reliability_table(confidence, right)  # its checks
     order = np.argsort(-np.asarray(confidence, dtype=float), kind="stable")
     said, hits = np.asarray(confidence, dtype=float)[order], np.asarray(right, dtype=bool)[order].cumsum()
     texts = np.arange(1, len(said) + 1)
     last_of_its_confidence = np.append(said[:-1] > said[1:], True)[: len(said)]
-    good = np.flatnonzero(last_of_its_confidence & (hits >= precision * texts))
+    enough = (hits >= precision * (texts + 1)) & (said.cumsum() / texts >= precision)
+    good = np.flatnonzero(last_of_its_confidence & enough)
     if not len(good):
         return None
     place = good[-1]

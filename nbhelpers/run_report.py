@@ -23,10 +23,11 @@ from nbhelpers.reliability import calibration_error, reliability_table, threshol
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.running_costs import llm_rate
 from nbhelpers.stopping import target_reached
-from nbhelpers.test_set import Pool
+from nbhelpers.test_set import Pool, added_since
 
 REPORTED_VERSIONS = ("nbhelpers", "torch", "transformers", "openai", "pandas", "scikit-learn")
 PRECISIONS = (0.9, 0.95, 0.99)  # for which a threshold is given
+MANY_COPIES = 0.05  # share of all texts, from which on a note says that each counts once
 FEW = 10  # test texts of a class, below which its figures mean nothing
 NAMED = 5  # of such classes, in a note
 FINAL_FIGURES = ("accuracy", "accuracy_low", "accuracy_high", "majority_baseline")
@@ -127,14 +128,33 @@ def look_ahead(
     return Outlook(more, *change, dollars=more * sum(known) if len(known) == len(costs) else None)
 
 
-def warnings(test: pd.DataFrame, pool: Pool, *, config: Config, store: LabelStore) -> list[str]:
-    """Plain warnings about what the figures of this config, test set and pool cannot say."""
+def warnings(
+    test: pd.DataFrame, pool: Pool, *, chunks: pd.DataFrame, config: Config, run: RunFolder, store: LabelStore
+) -> list[str]:
+    """Plain warnings about what the figures of this config, test set, pool and all chunks cannot say."""
     notes = []
     known, unpaid = int(test["label"].notna().sum()), int((test["reason"] == NOT_ASKED).sum())
+    failed = test.loc[test["label"].isna() & (test["reason"] != NOT_ASKED), "reason"]
     can_show = what_can_be_shown(known + unpaid, config.system.required_accuracy)
     if unpaid:
         notes.append(
             f"{unpaid} of {len(test)} test texts have no label, as cost.budget_usd is spent: raise it and run again."
+        )
+    if len(failed):
+        notes.append(
+            f"{len(failed)} of {len(test)} test texts have no label, as the LLM gave none (mostly: "
+            f"{failed.mode().iloc[0]}). Accuracy and claim are about the texts that it can label."
+        )
+    if added := added_since(config, run, chunks):
+        notes.append(
+            f"{added} of {len(chunks)} texts came after the test set was drawn, and none of its texts is of these. "
+            "Accuracy and claim are about texts like the earlier ones; for all, use another path.output_dir."
+        )
+    copies = int(chunks["count"].sum()) - len(chunks)
+    if copies >= MANY_COPIES * (copies + len(chunks)):
+        notes.append(
+            f"{copies} of {copies + len(chunks)} texts are copies of others. Accuracy and claim count each distinct "
+            "text once; predictions.csv has a row for each copy."
         )
     if config.system.stop_rule == "accuracy":
         notes.append(

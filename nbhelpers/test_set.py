@@ -2,12 +2,13 @@
 
 The test set is drawn once, at random, and kept: files that are added later never redraw it, and nothing that is close
 to one of its texts is trained on. Otherwise accuracy is measured on what was learned by heart (the original draws new
-test texts each round and then trains on them). Only `open_test_set` and `open_pilot` touch the disk.
+test texts each round and then trains on them). Only `open_test_set`, `added_since` and `open_pilot`
+touch the disk.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -55,8 +56,8 @@ def open_test_set(config: Config, run: RunFolder) -> tuple[pd.DataFrame, Pool]:
     training, seed = config.training, config.system.seed
     chunks = run.read_table(run.chunks, made_by="01_ingest")
     check_enough(len(chunks), test_set_size=training.test_set_size, train_set_size=training.train_set_size)
-    before = run.read_json(run.test_set, made_by="03_test_labels") if run.test_set.exists() else {}
-    drawn: list[str] = before.get("chunk_ids", []) if before.get("seed") == seed else []
+    before = _drawn_before(run, seed)
+    drawn: list[str] = before.get("chunk_ids", [])
     fitted_to = set(run.read_json(run.pilot, made_by="02_rules")["chunk_ids"]) if run.pilot.exists() else set()
     candidates = [chunk_id for chunk_id in chunks["chunk_id"] if chunk_id not in fitted_to]
     if len(candidates) < training.test_set_size:
@@ -70,6 +71,11 @@ def open_test_set(config: Config, run: RunFolder) -> tuple[pd.DataFrame, Pool]:
     with one_step(run.root):
         write_json(run.test_set, {"seed": seed, "chunks": before.get("chunks", len(chunks)), "chunk_ids": everything})
     return chunks.set_index("chunk_id").loc[ids].reset_index(), pool
+
+
+def added_since(config: Config, run: RunFolder, chunks: pd.DataFrame) -> int:
+    """How many more texts there are than when the test set was drawn: no text of it is of these."""
+    return max(0, len(chunks) - int(_drawn_before(run, config.system.seed).get("chunks", len(chunks))))
 
 
 def open_pilot(config: Config, run: RunFolder) -> pd.DataFrame:
@@ -187,6 +193,12 @@ def training_pool(
             f"{at_least}. Lower training.test_set_size, or add texts{fits}."
         )
     return Pool(pool.reset_index(drop=True), scope, len(chunks) - len(tested) - len(pool))
+
+
+def _drawn_before(run: RunFolder, seed: int) -> dict[str, Any]:
+    """The run folder's draw with this seed: chunk_ids and chunks, how many there were; {} before there is one."""
+    before = run.read_json(run.test_set, made_by="03_test_labels") if run.test_set.exists() else {}
+    return before if before.get("seed") == seed else {}
 
 
 def _places(occurrences: pd.DataFrame) -> list[tuple[str, int]]:

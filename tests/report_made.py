@@ -21,6 +21,7 @@ def make_facts(classes: list[str], *, everything: bool = True, note: str = "A no
         "iteration": 1,
         "train_size": 3,
         "test_size": 40,
+        "failed_test_labels": 0,
         **found.to_dict(),
         "lower_bound": 0.6,
         "looks": 1,

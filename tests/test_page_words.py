@@ -24,6 +24,7 @@ from nbhelpers.page_words import (
 
 LAST = {
     "test_size": 120,
+    "failed_test_labels": 0,
     "accuracy": 0.9,
     "accuracy_low": 0.832,
     "accuracy_high": 0.947,
@@ -84,9 +85,10 @@ def test_who_gave_the_labels() -> None:
 def test_what_more_labels_bring_comes_with_margin_and_price() -> None:
     outlook = {"labels": 80, "gain": 0.046, "margin": 0.061, "dollars": 1.5}
     assert what_more_brings(outlook) == (
-        "Another 80 labels are likely to change the accuracy by +4.6 points, give or take 6.1, for $1.50."
+        "Another 80 labels are likely to change the accuracy by +4.6 points on average, give or take 6.1, for $1.50. "
+        "A single training may lie some points above or below."
     )
-    assert "by +0.0 points, give" in str(what_more_brings({**outlook, "gain": -0.0004}))
+    assert "by +0.0 points on average, give" in str(what_more_brings({**outlook, "gain": -0.0004}))
     assert "at an unknown price" in str(what_more_brings({**outlook, "dollars": None}))
     assert what_more_brings(None) is None
 
@@ -156,10 +158,16 @@ def test_a_classifier_no_better_than_the_baseline_is_called_so() -> None:
 
 @pytest.mark.parametrize(("looks", "words"), [(1, "one look"), (3, "3 looks")])
 def test_a_claim_is_one_sentence_and_its_bound_not_rounded_up(looks: int, words: str) -> None:
-    report = {"claim": {"lower_bound": 0.8179, "confidence": 0.95, "looks": looks}}
+    report = {**REPORT, "claim": {"lower_bound": 0.8179, "confidence": 0.95, "looks": looks}}
     said = plain(claimed(report))
-    assert said.startswith("At least 81.7 % of all texts get the label that the LLM would give")
+    assert said.startswith("At least 81.7 % of all distinct texts get the label that the LLM would give")
     assert said.endswith(f"with 95 % confidence after {words} at the test set.")
+
+
+def test_a_claim_leaves_out_texts_that_the_llm_cannot_label() -> None:
+    report = {**REPORT, "iterations": [{**LAST, "failed_test_labels": 3}]}
+    said = plain(claimed(report))
+    assert said.startswith("At least 81.6 % of all distinct texts that the LLM can label get its label")
 
 
 def test_without_a_look_nothing_is_claimed() -> None:

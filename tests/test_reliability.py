@@ -66,34 +66,69 @@ def test_what_is_told_in_place_of_the_confidence_leaves_the_bins_as_they_are() -
     assert calibration_error(table) == pytest.approx((0.3 + 0.1) / 2)
 
 
+def given_right(*groups: tuple[float, int, int]) -> tuple[list[float], list[bool]]:
+    """Confidences and results of groups of texts: confidence, how many, how many of them right (the others first)."""
+    said = [confidence for confidence, texts, _ in groups for _ in range(texts)]
+    return said, [i >= texts - hits for _, texts, hits in groups for i in range(texts)]
+
+
 @pytest.mark.parametrize(
     ("wanted", "confidence", "decided", "right"),
     [
-        (0.9, 0.8, 2, 2),
-        (0.75, 0.6, 4, 3),  # 3 of the 4 first are right; the wrong one among them does not matter
-        (0.6, 0.5, 5, 3),
+        (0.9, 0.95, 20, 20),
+        (0.8, 0.75, 40, 34),  # of 41 with one more wrong, 33 would do; the six wrong ones do not matter
+        (0.6, 0.5, 60, 39),  # 37 would do
     ],
 )
 def test_a_threshold_decides_as_many_texts_as_the_precision_allows(
     wanted: float, confidence: float, decided: int, right: int
 ) -> None:
-    found = threshold_for(wanted, [0.6, 0.9, 0.7, 0.8, 0.5], [True, True, False, True, False])
+    found = threshold_for(wanted, *given_right((0.75, 20, 14), (0.5, 20, 5), (0.95, 20, 20)))
     assert found is not None
     assert (found.confidence, found.decided, found.precision) == (confidence, decided, right / decided)
     assert (found.precision_low, found.precision_high) == accuracy_interval(right, decided)
-    assert found.undecided_share == pytest.approx(1 - decided / 5)
+    assert found.undecided_share == pytest.approx(1 - decided / 60)
+
+
+def test_a_threshold_is_enough_with_one_more_text_that_is_wrong() -> None:
+    assert threshold_for(0.9, *given_right((0.95, 8, 8))) is None
+    assert threshold_for(0.9, *given_right((0.95, 9, 9))) is not None
+    assert threshold_for(0.99, *given_right((0.995, 98, 98))) is None
+    assert threshold_for(0.99, *given_right((0.995, 99, 99))) is not None
+
+
+def test_luck_below_what_the_confidences_promise_decides_nothing() -> None:
+    found = threshold_for(0.9, *given_right((0.95, 20, 20), (0.6, 20, 20)))
+    assert found is not None
+    assert (found.confidence, found.decided) == (0.95, 20)
 
 
 def test_texts_of_one_confidence_are_decided_together_or_not_at_all() -> None:
-    assert threshold_for(0.9, [0.8, 0.8, 0.8], [True, True, False]) is None
-    found = threshold_for(0.6, [0.8, 0.8, 0.8], [True, True, False])
+    assert threshold_for(0.9, *given_right((0.95, 30, 27))) is None
+    found = threshold_for(0.8, *given_right((0.95, 30, 27)))
     assert found is not None
-    assert found.decided == 3
+    assert found.decided == 30
 
 
 def test_a_precision_that_nothing_gives_has_no_threshold() -> None:
-    assert threshold_for(0.9, [0.9, 0.8], [False, True]) is None
+    assert threshold_for(0.9, *given_right((0.9, 20, 0), (0.8, 20, 20))) is None
     assert threshold_for(0.9, [], []) is None
+
+
+@pytest.mark.parametrize("wanted", [0.9, 0.95])
+def test_on_new_texts_a_threshold_gives_on_average_what_was_wanted(wanted: float) -> None:
+    """Of a calibrated classifier, whose precision above any confidence is known."""
+    rng, reached = np.random.default_rng(0), []
+    everything = np.sort(1 / (1 + np.exp(-rng.normal(1.8, 1.2, 100_000))))[::-1]
+    above = everything.cumsum() / np.arange(1, len(everything) + 1)
+    for _ in range(200):
+        said = 1 / (1 + np.exp(-rng.normal(1.8, 1.2, 200)))
+        found = threshold_for(wanted, said.tolist(), (rng.random(200) < said).tolist())
+        if found is not None:
+            reached.append(above[np.searchsorted(-everything, -found.confidence)])
+    assert len(reached) > 100
+    assert np.mean(reached) >= wanted
+    assert np.mean(np.array(reached) < wanted) < 0.3
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60), st.floats(0.1, 1))
@@ -102,4 +137,4 @@ def test_the_texts_above_a_threshold_have_the_precision(given: list[tuple[float,
     if found is not None:
         above = [right for confidence, right in given if confidence >= found.confidence]
         assert len(above) == found.decided
-        assert sum(above) >= wanted * len(above)
+        assert sum(above) >= wanted * (len(above) + 1) - 1e-9

@@ -282,6 +282,21 @@ def test_files_added_later_keep_the_test_set_and_the_earlier_batches(
     assert {n: at for n, at in made_at(run).items() if n <= 3} == before
     new = set(again.chunks.loc[again.chunks["source"] == "added.jsonl", "chunk_id"])
     assert set(store.selected()[40:]) & new
+    [note] = [note for note in again.notes() if "came after the test set was drawn" in note]
+    assert note.startswith(f"{len(new)} of {len(again.chunks)} texts")
+    assert not any("came after" in note for note in rounds.notes())
+
+
+def test_a_note_says_that_each_of_many_copies_counts_once(start: Start, fits: WordFits) -> None:
+    fits.blind = [ALL] * 3
+    rounds = start(texts=[*USUAL, *USUAL[:8]])
+    assert "8 of 158 texts are copies of others. Accuracy and claim count" in " ".join(rounds.notes())
+
+
+def test_few_copies_are_no_note(start: Start, fits: WordFits) -> None:
+    fits.blind = [ALL] * 3
+    rounds = start(texts=[*USUAL, *USUAL[:7]])
+    assert "copies" not in " ".join(rounds.notes())
 
 
 # The end
@@ -1089,6 +1104,9 @@ def test_failed_labels_are_counted_and_not_trained_on(
     assert row["failed_labels"] == failed
     assert row["train_size"] + row["validation_size"] + failed == row["labels"] == 20
     assert (row["test_size"], row["failed_test_labels"]) == (40 - failed_in_test, failed_in_test)
+    [note] = [note for note in report_of(run)["notes"] if note.startswith(f"{failed_in_test} of 40 test texts")]
+    assert "mostly: no final label in 'no idea'" in note
+    assert "about the texts that it can label" in note
     assert not any(text.startswith("vote") for text in dataset(run, 1)["text"])
     assert report_of(run)["llm"]["failed"] == (1 + labeling.ASKED_AGAIN) * (failed + failed_in_test)
 

@@ -18,7 +18,16 @@ from nbhelpers.config_file import parse_config
 from nbhelpers.errors import NotEnoughChunksError, RunFolderError
 from nbhelpers.run_folder import RunFolder, write_json, write_table
 from nbhelpers.selection import random_order
-from nbhelpers.test_set import Pool, check_enough, draw_test_set, open_pilot, open_pool, open_test_set, training_pool
+from nbhelpers.test_set import (
+    Pool,
+    added_since,
+    check_enough,
+    draw_test_set,
+    open_pilot,
+    open_pool,
+    open_test_set,
+    training_pool,
+)
 
 IDS = [f"{i:016x}" for i in range(1000)]
 
@@ -307,6 +316,21 @@ def test_the_test_set_is_written_down_and_read_again(tmp_path: Path) -> None:
     assert opened(run)[0] == first
     assert opened(ingested(tmp_path, IDS))[0] == first  # files were added
     assert draw_test_set(IDS, size=10, seed=0) != first
+
+
+def test_texts_that_came_after_the_draw_are_counted(tmp_path: Path) -> None:
+    run, config = ingested(tmp_path, IDS[:100]), config_for(tmp_path)
+    chunks = run.read_table(run.chunks, made_by="01_ingest")
+    assert added_since(config, run, chunks) == 0  # nothing is drawn yet
+    opened(run)
+    assert added_since(config, run, chunks) == 0
+    more = ingested(tmp_path, IDS[:130])
+    opened(more)  # which does not draw anew
+    chunks = more.read_table(run.chunks, made_by="01_ingest")
+    assert added_since(config, more, chunks) == 30
+    opened(more, seed=1)
+    assert added_since(config_for(tmp_path, seed=1), more, chunks) == 0  # another seed is another draw
+    assert added_since(config_for(tmp_path, seed=1), more, chunks.head(90)) == 0
 
 
 def test_a_test_set_made_smaller_and_larger_again_is_the_same(tmp_path: Path) -> None:
