@@ -91,18 +91,18 @@ def _make(folder: Path, texts: list[str], base_model: Path, rng: random.Random, 
         freeze_large_table(model)
         pooling = encoder.pooling_layer(model)
         if pooling is not None:
-            torch.nn.init.eye_(pooling.weight)
-            if pooling.bias is not None:
-                torch.nn.init.zeros_(pooling.bias)
+            layer = model.get_submodule(pooling)
+            torch.nn.init.eye_(layer.weight)
+            if layer.bias is not None:
+                torch.nn.init.zeros_(layer.bias)
         tokens = encoder.encode(tokenizer, texts, min(MAX_TOKENS, encoder.reads_at_most(model.config, tokenizer)))
 
         def loss(model: Any, rows: list[int]) -> torch.Tensor:
             said: list[torch.Tensor] = []
-            pooling = encoder.pooling_layer(model)
             if pooling is None:
                 hook = encoder.output_layer(model).register_forward_pre_hook(lambda _, inputs: said.append(inputs[0]))
             else:
-                hook = pooling.register_forward_hook(lambda *call: said.append(call[-1]))
+                hook = model.get_submodule(pooling).register_forward_hook(lambda *call: said.append(call[-1]))
             model(**encoder.padded(tokenizer, [tokens[row] for row in rows], model.device))
             hook.remove()
             return (1 - torch.nn.functional.cosine_similarity(said[0].float(), means[rows])).mean()

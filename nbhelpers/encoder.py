@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +54,8 @@ def check_architecture(base_model: Path | str) -> None:
     """That a classifier can be made of the model, from its config alone: no weights are read.
 
     Raises:
-        ClassifierError: it writes text, or transformers has no sequence classifier for it.
+        ClassifierError: it writes text, or transformers has no sequence classifier for it, or one that sums up tokens
+            after its last layer.
     """
     import torch
     import transformers
@@ -68,7 +69,8 @@ def check_architecture(base_model: Path | str) -> None:
         raise ClassifierError(f"{base_model} cannot be made a classifier ({error}). {ANOTHER}") from error
     if config.is_encoder_decoder:
         raise _no_encoder(config)
-    output_layer(model)
+    if _dimensions_read(model, output_layer(model)) == 3:
+        raise _no_encoder(config)
 
 
 def load(auto_class: str, base_model: Path | str, **options: Any) -> Any:
@@ -161,17 +163,36 @@ def _no_encoder(config: Any) -> ClassifierError:
     return ClassifierError(f"A model of type {config.model_type} is no text encoder with a usual head. {ANOTHER}")
 
 
-def pooling_layer(model: Any) -> torch.nn.Linear | None:
+def pooling_layer(model: Any) -> str | None:
     """The layer of a sequence classifier just before the last: from the first token to the text's representation.
 
-    It is BERT's `pooler.dense`, DistilBERT's `pre_classifier`, RoBERTa's `classifier.dense`. None: there is none, and
-    the last layer reads the first token itself.
+    Returns:
+        Its name: BERT's `bert.pooler.dense`, DistilBERT's `pre_classifier`, RoBERTa's `classifier.dense`. None: there
+        is none, and the last layer reads a token, or the mean of all, itself.
     """
     width = model.config.hidden_size
     for layer in _linear_layers_to_the_output(model)[-2:-1]:
-        if (layer.in_features, layer.out_features) == (width, width):
-            return layer
+        if (layer.in_features, layer.out_features) == (width, width) and _dimensions_read(model, layer) == 2:
+            return next(str(name) for name, module in model.named_modules() if module is layer)
     return None
+
+
+def _dimensions_read(model: Any, layer: torch.nn.Linear) -> int | None:
+    """2 if the layer reads a row a text, 3 if it reads a row a token; None if the model does not come that far."""
+    import torch
+
+    shapes: list[torch.Size] = []
+    hook = layer.register_forward_pre_hook(lambda _, inputs: shapes.append(inputs[0].shape))
+    with quiet(), suppress(Exception), torch.no_grad():  # each architecture raises its own
+        model(input_ids=_short_texts(model))
+    hook.remove()
+    return len(shapes[-1]) if shapes else None
+
+
+def _short_texts(model: Any) -> torch.Tensor:
+    import torch
+
+    return torch.full((2, 3), 2, device=model.device)
 
 
 def _linear_layers_to_the_output(model: Any) -> list[torch.nn.Linear]:
@@ -197,6 +218,27 @@ def bfloat16_pays(device: torch.device) -> bool:
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return fastest_dtype() is torch.bfloat16
+
+
+def runs(model: Any) -> bool:
+    """Whether the model computes as it is, or under the `autocast` that it is in; a few architectures mix dtypes."""
+    import torch
+
+    texts = _short_texts(model)
+    try:
+        with torch.no_grad():
+            model(input_ids=texts, attention_mask=torch.ones_like(texts))
+    except Exception:  # each architecture raises its own; what it cannot read at all fails in float32, too
+        return False
+    return True
+
+
+def low_precision(model: Any) -> bool:
+    """Whether the model computes in bfloat16 under `autocast`, and is faster so."""
+    if not bfloat16_pays(model.device):
+        return False
+    with autocast(model.device, True):
+        return runs(model)
 
 
 def autocast(device: torch.device, low_precision: bool) -> torch.autocast:

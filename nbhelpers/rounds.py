@@ -192,9 +192,7 @@ class Rounds:
         people = tell_support(*supported(ids, config=self.config, run=self.run, store=self.store))
         unread = tell_unread(self.run.read_table(self.run.documents, made_by="01_ingest"))
         baseline = tell_baseline(self.final.row, config=self.config) if self.done else []
-        support = warnings(
-            self.test, self.pool, chunks=self.chunks, config=self.config, run=self.run, store=self.store
-        )
+        support = warnings(self.test, self.pool, chunks=self.chunks, config=self.config, run=self.run, store=self.store)
         last = self.final.labels if self.done else self.test.head(0)
         unsettled = tell_unsettled(last, config=self.config, store=self.store)
         return [*self._notes, *baseline, *unsettled, *unread, *support, *people]

@@ -108,7 +108,7 @@ def fit(
         tokenizer.model_max_length = min(settings.max_tokens, encoder.reads_at_most(model.config, tokenizer))
         tokens = encoder.encode(tokenizer, texts, min(settings.train_tokens, tokenizer.model_max_length))
         classifier = Classifier(list(classes), model, tokenizer)
-        steps = _learn(classifier, tokens, targets, settings, progress)
+        how = _learn(classifier, tokens, targets, settings, progress)
         counts = {name: list(labels).count(name) for name in classes}
         weights = describe_balance(counts, settings.balance)["weight"]
         # In the logits, not in the loss: there, weights do little once the train set is learned by heart.
@@ -117,9 +117,8 @@ def fit(
     classifier.training = {
         "settings": settings.fingerprint(),
         "texts": len(texts),
-        "steps": steps,
+        **how,
         "seconds": round(time.perf_counter() - started, 2),
-        "dtype": "bfloat16" if encoder.bfloat16_pays(model.device) else "float32",
         "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": _version()},
     }
     return classifier
@@ -160,8 +159,12 @@ def _learn(
     targets: np.ndarray[Any, Any],
     settings: TrainingSettings,
     progress: Progress | None,
-) -> int:
-    """Trains a new classifier, in place, on texts as token ids and how probable each class is for each: its steps."""
+) -> dict[str, Any]:
+    """Trains a new classifier, in place, on texts as token ids and how probable each class is for each.
+
+    Returns:
+        steps and dtype, as they are kept in `Classifier.training`.
+    """
     import torch
 
     model, tokenizer = classifier.model, classifier.tokenizer
@@ -179,8 +182,9 @@ def _learn(
     batch_size = _batch_size(tokens, settings)
     steps = settings.steps(len(tokens), batch_size=batch_size)
     batches = train_batches([len(ids) for ids in tokens], batch_size, random.Random(settings.seed))
-    minimise(model, loss, batches, parameters=_parameter_groups(model, settings), steps=steps, progress=progress)
-    return steps
+    groups = _parameter_groups(model, settings)
+    dtype = minimise(model, loss, batches, parameters=groups, steps=steps, progress=progress)
+    return {"steps": steps, "dtype": dtype}
 
 
 def _batch_size(tokens: list[list[int]], settings: TrainingSettings) -> int:

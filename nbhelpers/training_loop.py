@@ -44,7 +44,7 @@ def minimise(
     parameters: list[dict[str, Any]],
     steps: int,
     progress: Callable[[int, int], None] | None = None,
-) -> None:
+) -> str:
     """Trains `model` in place, by AdamW.
 
     Args:
@@ -54,12 +54,16 @@ def minimise(
         parameters: groups of the model's parameters with their rates, as torch.optim takes them; the rates rise over
             the first tenth of the steps, then fall to zero.
         progress: called with (steps done, steps in all) after every step.
+    Returns:
+        What the passes forward and backward were computed in, "bfloat16" or "float32".
     """
     import torch
 
     model.eval()  # no dropout
     low_precision = encoder.bfloat16_pays(model.device)
     working = copy.deepcopy(model).to(torch.bfloat16) if low_precision else model
+    if not encoder.runs(working):
+        low_precision, working = False, model
     both = zip(model.parameters(), working.parameters(), strict=True)
     trained = [(own, copied) for own, copied in both if own.requires_grad]
     optimizer = torch.optim.AdamW(parameters, fused=True)
@@ -82,6 +86,7 @@ def minimise(
         if progress is not None:
             progress(step, steps)
     model.zero_grad()
+    return "bfloat16" if low_precision else "float32"
 
 
 def train_batches(lengths: Sequence[int], size: int, rng: random.Random) -> Iterator[list[int]]:

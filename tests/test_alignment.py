@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from key_words import VOCABULARY, keyword_texts
-from tiny_models import tiny_bert, tiny_distilbert
+from tiny_models import tiny_bert, tiny_distilbert, tiny_encoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2Model
 
 from nbhelpers import alignment, encoder
@@ -40,7 +40,7 @@ def closeness(folder: Path, base_model: Path) -> float:
     if pooling is None:
         encoder.output_layer(model).register_forward_hook(lambda _, inputs, __: said.append(inputs[0].numpy()))
     else:
-        pooling.register_forward_hook(lambda *call: said.append(call[-1].numpy()))
+        model.get_submodule(pooling).register_forward_hook(lambda *call: said.append(call[-1].numpy()))
     with torch.inference_mode():
         model(**tokenizer(OTHERS, padding=True, return_tensors="pt"))
     rows = said[0] / np.linalg.norm(said[0], axis=1, keepdims=True)
@@ -76,6 +76,19 @@ def test_a_head_without_a_pooling_layer_reads_the_mean_itself(
     model = AutoModelForSequenceClassification.from_pretrained(folder)
     assert encoder.pooling_layer(model) is None
     assert 1 - closeness(folder, base) < (1 - closeness(base, base)) / 4
+
+
+def test_a_layer_that_reads_every_token_pools_nothing(run: RunFolder, tmp_path: Path):
+    base = tiny_encoder("NomicBert", tmp_path / "base", VOCABULARY)  # its last layer reads the mean of all tokens
+    with encoder.quiet():
+        before = AutoModelForSequenceClassification.from_pretrained(base)
+        folder = aligned_encoder(POOL, base_model=base, seed=0, run=run)
+        model = AutoModelForSequenceClassification.from_pretrained(folder)
+    assert encoder.pooling_layer(model) is None
+    weights = dict(before.named_parameters())["nomic_bert.layers.1.self_attn.o_proj.weight"].detach()
+    moved = dict(model.named_parameters())["nomic_bert.layers.1.self_attn.o_proj.weight"].detach()
+    assert moved.flatten() == pytest.approx(weights.flatten(), abs=0.05)  # and was not made the identity
+    assert closeness(folder, base) > 0.9
 
 
 def test_it_is_made_once_and_again_only_where_something_changed(bert: Path, run: RunFolder, trainings: list[int]):

@@ -41,7 +41,7 @@ def encoder(kind, folder):
     return made[kind](folder, VOCABULARY) if kind in made else tiny_encoder(kind, folder, VOCABULARY)
 
 
-@pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta", "DebertaV2", "ModernBert"])
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta", "Deberta", "DebertaV2", "ModernBert", "NomicBert"])
 def test_any_encoder_learns_key_words_and_survives_a_round_trip(kind, tmp_path):
     base = encoder(kind, tmp_path / "base")
     classifier = fit(

@@ -4,10 +4,14 @@ import json
 import shutil
 
 import pytest
+from key_words import VOCABULARY, keyword_texts
 from tiny_models import tiny_bert, tiny_encoder, tiny_llama
 
-from nbhelpers.encoder import load, output_layer, quiet, token_lengths, token_limit
+from nbhelpers import classifier, encoder
+from nbhelpers.encoder import check_architecture, load, output_layer, quiet, token_lengths, token_limit
 from nbhelpers.errors import ClassifierError
+from nbhelpers.features import features
+from nbhelpers.training import TrainingSettings, fit
 
 
 def test_token_lengths_count_special_tokens_and_cut_nothing(tiny_base_model):
@@ -40,6 +44,28 @@ def test_a_tokenizer_that_cannot_fill_up_batches_is_told(tiny_base_model, tmp_pa
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": None}))
     with quiet(), pytest.raises(ClassifierError, match=r"has no padding token.*training\.model_path"):
         token_limit(folder)
+
+
+def test_a_head_on_every_token_is_told_from_the_config_alone(tmp_path):
+    with pytest.raises(ClassifierError, match=r"type eurobert is no text encoder with a usual head"):
+        check_architecture(tiny_encoder("EuroBert", tmp_path / "a", ["goal"]))
+    for kind in ("NomicBert", "Deberta"):
+        check_architecture(tiny_encoder(kind, tmp_path / kind, ["goal"]))
+
+
+@pytest.mark.parametrize(("kind", "trained_in"), [("Deberta", "bfloat16"), ("Mra", "float32")])
+def test_an_architecture_that_fails_in_bfloat16_is_computed_in_float32(kind, trained_in, tmp_path, monkeypatch):
+    """Deberta does under autocast, Mra with weights in bfloat16, too."""
+    monkeypatch.setattr(encoder, "bfloat16_pays", lambda device: True)
+    monkeypatch.setattr(classifier, "EXACT_TEXTS", 0)
+    texts, labels = keyword_texts(20)
+    with quiet():
+        base = tiny_encoder(kind, tmp_path / kind, VOCABULARY)
+    assert features(texts, base_model=base).shape == (20, 64)
+    settings = TrainingSettings(min_steps=2, epochs=0)
+    made = fit(texts, labels, classes=sorted(set(labels)), base_model=base, settings=settings)
+    assert made.training["dtype"] == trained_in
+    assert made.predict_proba(texts).shape == (20, 3)
 
 
 def test_a_model_that_writes_text_is_no_encoder(tmp_path):
