@@ -109,7 +109,7 @@ class Case:
         self.pool = pd.DataFrame({"chunk_id": ids, "text": [texts[chunk_id]["text"] for chunk_id in ids]})
         self.pool["near_group"] = near_duplicate_groups(self.pool["text"].tolist())
         small = noise if noise is not None else NOISE if rare is None else NOISE_RARE
-        large = min(small, NOISE_LARGE if rare is None else NOISE_LARGE_RARE)  # both right: the human labels
+        large = min(small, NOISE_LARGE_RARE if small <= NOISE_RARE else NOISE_LARGE)  # both right: the human labels
         self.cascade, self.noise = cascade, {"small": small, "large": large}
         self.pool["gold"] = [texts[chunk_id]["label"] for chunk_id in ids]
         self.said = {size: self.labelled(self.pool["text"], self.pool["gold"], size) for size in self.noise}
