@@ -191,13 +191,13 @@ def warnings(
     if unused:
         notes.append(
             f"No test text is of class {_some(unused)}: its figures mean nothing yet. More than "
-            f"{texts_to_hold(FEW, seen=0, total=known)} test texts would be needed to hold ten of it."
+            f"{_some_of(texts_to_hold(FEW, seen=0, total=known), chunks)} would be needed to hold ten of it."
         )
     if few:
         counts = [f"{name} ({n})" for name, n in sorted(few.items(), key=lambda pair: pair[1])]
         notes.append(
             f"Fewer than ten of {known} test texts are of class {_some(counts)}: such figures mean nothing yet. About "
-            f"{texts_to_hold(FEW, seen=min(few.values()), total=known)} test texts would hold ten of each "
+            f"{_some_of(texts_to_hold(FEW, seen=min(few.values()), total=known), chunks)} would hold ten of each "
             "(training.test_set_size)."
         )
     return notes
@@ -212,6 +212,11 @@ def tell_baseline(row: Mapping[str, Any], *, config: Config) -> list[str]:
         f"The target does not count as reached: the interval of the accuracy begins at {row['accuracy_low']:.3f}, not "
         f"above the baseline of {row['majority_baseline']:.3f}, always saying {row['majority_class']}."
     ]
+
+
+def _some_of(wanted: int, chunks: pd.DataFrame) -> str:
+    """Example: 180 -> 180 test texts, and with 150 chunks -> 180 test texts (there are 150 in all)."""
+    return f"{wanted} test texts" + (f" (there are {len(chunks)} in all)" if wanted > len(chunks) else "")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -513,11 +513,12 @@ def test_the_notes_say_what_the_test_set_cannot_show(start: Start, fits: WordFit
 
 
 def test_test_texts_that_the_budget_did_not_suffice_for_are_counted(
-    make_config: Callable[..., Config], store: LabelStore
+    make_config: Callable[..., Config], run: RunFolder, store: LabelStore
 ) -> None:
     test = pd.DataFrame({"label": ["sports"] * 21 + [None] * 39, "reason": [""] * 21 + [NOT_ASKED] * 39})
     config = make_config(system={"required_accuracy": 0.85})
-    notes = warnings(test, Pool(test, "documents", 0), config=config, store=store)
+    chunks = pd.DataFrame({"count": [1] * 200})
+    notes = warnings(test, Pool(test, "documents", 0), chunks=chunks, config=config, run=run, store=store)
     assert notes[0].startswith("39 of 60 test texts have no label, as cost.budget_usd is spent: raise it")
     assert not any("Raise training.test_set_size" in note for note in notes)
 
@@ -530,20 +531,22 @@ def test_a_class_with_few_test_texts_is_named_with_what_would_do(start: Start, f
     [note] = [note for note in rounds.notes() if "Fewer than ten" in note]
     assert all(f"{name} ({n})" in note for name, n in few.items())
     assert "sports" not in note
-    assert f"About {-(-600 // min(few.values()) // 10) * 10} test texts" in note
+    assert f"About {-(-600 // min(few.values()) // 10) * 10} test texts would hold" in note
 
 
 def test_of_many_classes_with_few_test_texts_some_are_named(
-    make_config: Callable[..., Config], store: LabelStore
+    make_config: Callable[..., Config], run: RunFolder, store: LabelStore
 ) -> None:
     classes = [f"class {i}" for i in range(8)]
     labels = ["class 0"] * 20 + [name for name in classes[1:] for _ in range(9)] + ["class 7"]
     test = pd.DataFrame({"label": labels, "reason": ""})
     test = test.drop(index=20)  # one of class 1 less: 8
     config = make_config(classification={"classes": classes})
-    pool = Pool(test, "documents", 0)
-    [note] = [note for note in warnings(test, pool, config=config, store=store) if "Fewer than ten" in note]
+    pool, chunks = Pool(test, "documents", 0), pd.DataFrame({"count": [1] * 100})
+    notes = warnings(test, pool, chunks=chunks, config=config, run=run, store=store)
+    [note] = [note for note in notes if "Fewer than ten" in note]
     assert "of class class 1 (8), class 2 (9), class 3 (9), class 4 (9), class 5 (9) and 1 more: such" in note
+    assert "About 110 test texts (there are 100 in all) would hold" in note
 
 
 def test_the_encoder_is_aligned_on_no_test_text(start: Start, fits: WordFits, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1176,7 +1179,8 @@ def test_a_class_that_the_llm_never_uses_is_shown(start: Start, fits: WordFits, 
     [chess] = [part for part in report_of(run)["iterations"][0]["per_class"] if part["class"] == "chess"]
     assert (chess["support"], chess["precision"], chess["recall"]) == (0, None, None)
     assert report["final"]["accuracy"] == report["iterations"][0]["macro_f1"] == 1.0
-    assert any("No test text is of class chess" in note for note in report["notes"])
+    [note] = [note for note in report["notes"] if "No test text is of class chess" in note]
+    assert "More than 140 test texts would be needed" in note  # of the 150 there are
     assert rounds.balance_tables()["weights"].set_index("class").loc["chess", "texts"] == 0
 
 
