@@ -132,10 +132,19 @@ def warnings(
     test: pd.DataFrame, pool: Pool, *, chunks: pd.DataFrame, config: Config, run: RunFolder, store: LabelStore
 ) -> list[str]:
     """Plain warnings about what the figures of this config, test set, pool and all chunks cannot say."""
+    return [
+        *_which_texts(test, pool, chunks, config, run),
+        _how_it_stops(test, config),
+        *_who_labels(config, store),
+        *_classes_without_figures(test, chunks, config),
+    ]
+
+
+def _which_texts(test: pd.DataFrame, pool: Pool, chunks: pd.DataFrame, config: Config, run: RunFolder) -> list[str]:
+    """Texts that accuracy and claim are not about."""
     notes = []
-    known, unpaid = int(test["label"].notna().sum()), int((test["reason"] == NOT_ASKED).sum())
+    unpaid = int((test["reason"] == NOT_ASKED).sum())
     failed = test.loc[test["label"].isna() & (test["reason"] != NOT_ASKED), "reason"]
-    can_show = what_can_be_shown(known + unpaid, config.system.required_accuracy)
     if unpaid:
         notes.append(
             f"{unpaid} of {len(test)} test texts have no label, as cost.budget_usd is spent: raise it and run again."
@@ -156,18 +165,27 @@ def warnings(
             f"{copies} of {copies + len(chunks)} texts are copies of others. Accuracy and claim count each distinct "
             "text once; predictions.csv has a row for each copy."
         )
-    if config.system.stop_rule == "accuracy":
-        notes.append(
-            "The stop rule compares the accuracy itself with the target, which chance reaches too; "
-            f"stop_rule: lower_bound waits until one may be 95 % sure. {can_show}"
-        )
-    else:
-        notes.append(can_show)
     if pool.scope == "chunks":
         notes.append(
             "Too few chunks to leave whole test documents out of training: the accuracy holds for new chunks of "
             "these documents, not for other documents."
         )
+    return notes
+
+
+def _how_it_stops(test: pd.DataFrame, config: Config) -> str:
+    known, unpaid = int(test["label"].notna().sum()), int((test["reason"] == NOT_ASKED).sum())
+    can_show = what_can_be_shown(known + unpaid, config.system.required_accuracy)
+    if config.system.stop_rule == "lower_bound":
+        return can_show
+    return (
+        "The stop rule compares the accuracy itself with the target, which chance reaches too; "
+        f"stop_rule: lower_bound waits until one may be 95 % sure. {can_show}"
+    )
+
+
+def _who_labels(config: Config, store: LabelStore) -> list[str]:
+    notes = []
     if config.training.selection == "random" and not store.selection()["why"].eq("random").all():
         notes.append(
             "Some texts were not drawn at random but chosen, before training.selection was random: what is paid "
@@ -180,6 +198,13 @@ def warnings(
             "it against labels of your own (path.truth), or name a better LLM under api: (params/openai.yaml). "
             "Its favourite class names are corrected as if all classes were about equally frequent."
         )
+    return notes
+
+
+def _classes_without_figures(test: pd.DataFrame, chunks: pd.DataFrame, config: Config) -> list[str]:
+    """Classes of which there are too few test texts, and what would do."""
+    notes = []
+    known = int(test["label"].notna().sum())
     texts = {name: int((test["label"] == name).sum()) for name in config.classification.classes}
     unused = [name for name in texts if texts[name] == 0]
     few = {name: n for name, n in texts.items() if 0 < n < FEW}
