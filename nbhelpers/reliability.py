@@ -110,7 +110,7 @@ def threshold_for(precision: float, confidence: Sequence[float], right: Sequence
     said, hits = np.asarray(confidence, dtype=float)[order], np.asarray(right, dtype=bool)[order].cumsum()
     texts = np.arange(1, len(said) + 1)
     last_of_its_confidence = np.append(said[:-1] > said[1:], True)[: len(said)]
-    enough = (hits >= precision * (texts + 1)) & (said.cumsum() / texts >= precision)
+    enough = (hits >= precision * (texts + 1)) & (said.cumsum() / texts >= precision - 1e-9)
     good = np.flatnonzero(last_of_its_confidence & enough)
     if not len(good):
         return None

@@ -164,7 +164,7 @@ def _which_texts(test: pd.DataFrame, pool: Pool, chunks: pd.DataFrame, config: C
         )
     if added := added_since(config, run, chunks):
         notes.append(
-            f"{added} of {len(chunks)} texts came after the test set was drawn, and none of its texts is of these. "
+            f"{added} of {len(chunks)} texts came after the test set was drawn: it is no random sample of all now. "
             "Accuracy and claim are about texts like the earlier ones; for all, use another path.output_dir."
         )
     copies = int(chunks["count"].sum()) - len(chunks)

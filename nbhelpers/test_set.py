@@ -2,8 +2,7 @@
 
 The test set is drawn once, at random, and kept: files that are added later never redraw it, and nothing that is close
 to one of its texts is trained on. Otherwise accuracy is measured on what was learned by heart (the original draws new
-test texts each round and then trains on them). Only `open_test_set`, `added_since` and `open_pilot`
-touch the disk.
+test texts each round and then trains on them). Only `open_test_set`, `added_since` and `open_pilot` touch the disk.
 """
 
 from collections.abc import Sequence
@@ -74,7 +73,7 @@ def open_test_set(config: Config, run: RunFolder) -> tuple[pd.DataFrame, Pool]:
 
 
 def added_since(config: Config, run: RunFolder, chunks: pd.DataFrame) -> int:
-    """How many more texts there are than when the test set was drawn: no text of it is of these."""
+    """How many more texts there are than when the test set was drawn, of which it is a random sample."""
     return max(0, len(chunks) - int(_drawn_before(run, config.system.seed).get("chunks", len(chunks))))
 
 

@@ -97,6 +97,12 @@ def test_a_threshold_is_enough_with_one_more_text_that_is_wrong() -> None:
     assert threshold_for(0.99, *given_right((0.995, 99, 99))) is not None
 
 
+def test_confidences_that_are_just_what_is_wanted_are_enough() -> None:
+    found = threshold_for(0.9, *given_right((0.9, 10, 10), (0.6, 1, 0)))
+    assert found is not None
+    assert (found.confidence, found.decided, found.undecided_share) == (0.9, 10, pytest.approx(1 / 11))
+
+
 def test_luck_below_what_the_confidences_promise_decides_nothing() -> None:
     found = threshold_for(0.9, *given_right((0.95, 20, 20), (0.6, 20, 20)))
     assert found is not None
