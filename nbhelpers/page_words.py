@@ -43,9 +43,10 @@ def claimed(report: Mapping[str, Any]) -> str:
     if claim is None:
         return "Nothing is claimed: no look was taken at the test set."
     least = percent(quotable(claim["lower_bound"]))
+    then = " there were when the test set was drawn" if report["added_since_draw"] else ""
     failed = report["iterations"][-1]["failed_test_labels"]
     whose = "that the LLM can label get its label" if failed else "get the label that the LLM would give"
-    return f"At least {least} of all distinct texts {whose}, {_how_sure(claim)}."
+    return f"At least {least} of all distinct texts{then} {whose}, {_how_sure(claim)}."
 
 
 def _how_sure(claim: Mapping[str, Any]) -> str:

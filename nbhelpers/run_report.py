@@ -69,6 +69,7 @@ def report_content(
         "llm": usage(config, store),
         "llms_agree": read_comparison(run, config=config).to_dict() or None,
         "ingest": count_ingest(documents, chunks),
+        "added_since_draw": added_since(config, run, chunks),
         "notes": list(notes),
         "config": config.public(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in REPORTED_VERSIONS}},

@@ -64,6 +64,7 @@ def make_facts(classes: list[str], *, everything: bool = True, note: str = "A no
             },
             "llm": {"calls": 43, "failed": 0, "prompt_tokens": 9, "completion_tokens": 9, "cost_usd": None},
             "ingest": {"documents": 1, "chunks": 50, "duplicates": 0, "skipped": 0},
+            "added_since_draw": 0,
             "notes": [note],
             "config": {"classification": {"desc": note}},
             "versions": {"nbhelpers": "0.1.0"},

@@ -37,6 +37,7 @@ REPORT = {
     "target": 0.8,
     "iterations": [LAST],
     "claim": {"lower_bound": 0.816, "confidence": 0.95, "looks": 2},
+    "added_since_draw": 0,
     "truth": None,
 }
 AUDIT = {"accuracy": 0.88, "low": 0.8, "high": 0.93, "n": 120, "m": 30}
@@ -168,6 +169,11 @@ def test_a_claim_leaves_out_texts_that_the_llm_cannot_label() -> None:
     report = {**REPORT, "iterations": [{**LAST, "failed_test_labels": 3}]}
     said = plain(claimed(report))
     assert said.startswith("At least 81.6 % of all distinct texts that the LLM can label get its label")
+
+
+def test_a_claim_leaves_out_texts_that_came_after_the_test_set_was_drawn() -> None:
+    said = plain(claimed({**REPORT, "added_since_draw": 400}))
+    assert said.startswith("At least 81.6 % of all distinct texts there were when the test set was drawn get the label")
 
 
 def test_without_a_look_nothing_is_claimed() -> None:

@@ -286,6 +286,7 @@ def test_files_added_later_keep_the_test_set_and_the_earlier_batches(
     assert set(store.selected()[40:]) & new
     [note] = [note for note in again.notes() if "came after the test set was drawn" in note]
     assert note.startswith(f"{len(new)} of {len(again.chunks)} texts")
+    assert report_of(run)["added_since_draw"] == len(new)
     assert not any("came after" in note for note in rounds.notes())
 
 
