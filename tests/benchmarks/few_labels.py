@@ -10,12 +10,13 @@ defaults of --selection and --cascade are the package's; LLMs' confidences are t
 the human labels of the test split. Calibration is against fresh labels that came about as those of the validation set,
 and against the human labels beside it. Finished rows are appended to --out, and not computed again.
 
-Recipes: `ours` is what the package does; `original` Augmentoolkit's fine-tuning (original_style.py); `frozen` a
-logistic regression on frozen features; `setfit` one on features that pairs of texts have trained (setfit_style.py);
-`plain` fine-tuning on the bare labels with the cross-entropy alone; `soft`, `contrast` and `aligned` add one of the
-three things that ours adds to its training. Only ours is calibrated, and corrected for the shares of the pool. The
-seconds are of the CPU, all threads together; those of ours do not count what is made once for all iterations of a run:
-the alignment, whose seconds by the clock stand in a table of their own, and the frozen features.
+Recipes: `ours` is what the package does; `original` Augmentoolkit's fine-tuning (original_style.py), ten minutes a fit
+and more (`--recipes plain ours` leaves it out); `frozen` a logistic regression on frozen features; `setfit` one on
+features that pairs of texts have trained (setfit_style.py); `plain` fine-tuning on the bare labels with the
+cross-entropy alone; `soft`, `contrast` and `aligned` add one of the three things that ours adds to its training. Only
+ours is calibrated, and corrected for the shares of the pool. The seconds are of the CPU, all threads together; those of
+ours do not count what is made once for all iterations of a run: the alignment, whose seconds by the clock stand in a
+table of their own, and the frozen features.
 
 Tried on 200 labels, in points of accuracy on the mean of so many fits (two to six of trec6, snips, scicite,
 clinc_domains, ag_news, sms_spam and subj, one to three seeds each; half a point may be chance). Kept, beside ours
@@ -242,7 +243,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="finished rows, a line each; a second start goes on")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--sizes", type=int, nargs="+", default=[200, 400])
-    parser.add_argument("--recipes", nargs="+", default=["plain", "ours"], choices=RECIPES)
+    parser.add_argument("--recipes", nargs="+", default=["original", "plain", "ours"], choices=RECIPES)
     parser.add_argument("--selection", nargs="+", default=["auto"], choices=["random", "auto"])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.08], help="error rates of the small LLM")
     parser.add_argument("--cascade", type=float, nargs="+", default=[0.1], help="shares that the large LLM labels")

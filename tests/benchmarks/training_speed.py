@@ -34,7 +34,6 @@ from selection import made_with
 from nbhelpers import encoder
 from nbhelpers.calibration import fit_temperature
 from nbhelpers.doubt import soft_targets
-from nbhelpers.encoder import token_lengths
 from nbhelpers.features import features
 from nbhelpers.models import find_model
 from nbhelpers.training import TrainingSettings, fit
@@ -84,8 +83,10 @@ def _rate(stamps: list[float]) -> float:
     return BATCH * (len(counted) - 1) / (counted[-1] - counted[0])
 
 
-def iteration(data: Path, model: Path, classes: list[str]) -> dict[str, float]:
-    """Seconds of an iteration at 200 labels, of which features and alignment, made once a run, are no part."""
+def iteration(what: dict[str, Any], data: Path, model: Path, classes: list[str], out: Path) -> None:
+    """A row with the seconds of an iteration at 200 labels; features and alignment, made once a run, do not count."""
+    if len(_rows(out, what)):
+        return
     texts, labels = read(data, "train")
     rows = features(texts[:200], base_model=model)
     started = time.perf_counter()
@@ -97,7 +98,8 @@ def iteration(data: Path, model: Path, classes: list[str]) -> dict[str, float]:
     made.rescale(temperature=fit_temperature(said, [classes.index(label) for label in labels[200:250]]))
     made.predict_proba(texts[250:750])
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "tokens a text": float(token_lengths(texts[:200], model).mean())}
+    tokens = float(encoder.token_lengths(texts[:200], model).mean())
+    _append(out, {**what, "seconds": seconds, "tokens_a_text": tokens})
 
 
 def peak() -> float:
@@ -220,8 +222,10 @@ def main() -> None:
         ours = table.loc[(shape, "ours"), "texts_a_second"]
         for way, wanted in WANTED.items():
             print(f"{shape}: {ours / table.loc[(shape, way), 'texts_a_second']:.1f} x {way} (wanted {wanted})")
-    took = iteration(options.data, model, classes)
-    print(f"an iteration at 200 labels: {took['seconds']:.0f} s (wanted 60), {took['tokens a text']:.0f} tokens a text")
+    what = {"kind": "iteration", "data": options.data.name, "made_with": made_with(options.model)}
+    iteration(what, options.data, model, classes, options.out)
+    took = _rows(options.out, what).iloc[0]
+    print(f"an iteration at 200 labels: {took['seconds']:.0f} s (wanted 60), {took['tokens_a_text']:.0f} tokens a text")
 
 
 if __name__ == "__main__":
