@@ -52,7 +52,7 @@ class Classifier:
         Returns:
             One row a text, one column a class in the order of `classes`; a row sums to 1.
         """
-        low_precision = len(texts) > EXACT_TEXTS and encoder.low_precision(self.model)
+        low_precision = len(texts) > EXACT_TEXTS and encoder.autocast_pays(self.model)
         proba = np.empty((len(texts), len(self.classes)), dtype=np.float32)
         done = 0
         with encoder.quiet():

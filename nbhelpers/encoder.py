@@ -54,8 +54,8 @@ def check_architecture(base_model: Path | str) -> None:
     """That a classifier can be made of the model, from its config alone: no weights are read.
 
     Raises:
-        ClassifierError: it writes text, or transformers has no sequence classifier for it, or one that sums up tokens
-            after its last layer.
+        ClassifierError: it writes text, or transformers has no sequence classifier for it, or only one that
+            classifies each token first.
     """
     import torch
     import transformers
@@ -190,6 +190,7 @@ def _dimensions_read(model: Any, layer: torch.nn.Linear) -> int | None:
 
 
 def _short_texts(model: Any) -> torch.Tensor:
+    """Token ids of two texts, any three tokens each."""
     import torch
 
     return torch.full((2, 3), 2, device=model.device)
@@ -225,15 +226,17 @@ def runs(model: Any) -> bool:
     import torch
 
     texts = _short_texts(model)
+    mask = torch.ones_like(texts)
+    mask[0, -1] = 0  # as in a batch of texts of different length
     try:
         with torch.no_grad():
-            model(input_ids=texts, attention_mask=torch.ones_like(texts))
+            model(input_ids=texts, attention_mask=mask)
     except Exception:  # each architecture raises its own; what it cannot read at all fails in float32, too
         return False
     return True
 
 
-def low_precision(model: Any) -> bool:
+def autocast_pays(model: Any) -> bool:
     """Whether the model computes in bfloat16 under `autocast`, and is faster so."""
     if not bfloat16_pays(model.device):
         return False

@@ -82,7 +82,7 @@ def _compute(texts: list[str], base_model: Path) -> Features:
         tokenizer = encoder.load_tokenizer(base_model)
         model = encoder.load("AutoModel", base_model, dtype="float32").to(device).eval()
         limit = min(MAX_TOKENS, encoder.reads_at_most(model.config, tokenizer))
-        low_precision = encoder.low_precision(model)
+        low_precision = encoder.autocast_pays(model)
         blocks = []
         for start in range(0, len(texts), encoder.TEXTS_PER_BLOCK):
             tokens = encoder.encode(tokenizer, texts[start : start + encoder.TEXTS_PER_BLOCK], limit)

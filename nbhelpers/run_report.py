@@ -144,7 +144,7 @@ def warnings(
     return [
         *_which_texts(test, pool, chunks, config, run),
         _how_it_stops(test, config),
-        *_who_labels(config, store),
+        *_how_labelled(config, store),
         *_classes_without_figures(test, chunks, config),
     ]
 
@@ -183,8 +183,9 @@ def _which_texts(test: pd.DataFrame, pool: Pool, chunks: pd.DataFrame, config: C
 
 
 def _how_it_stops(test: pd.DataFrame, config: Config) -> str:
-    known, unpaid = int(test["label"].notna().sum()), int((test["reason"] == NOT_ASKED).sum())
-    can_show = what_can_be_shown(known + unpaid, config.system.required_accuracy)
+    """What a look at the test set can show, and that the rule `accuracy` takes no account of it."""
+    known_or_unpaid = int((test["label"].notna() | (test["reason"] == NOT_ASKED)).sum())
+    can_show = what_can_be_shown(known_or_unpaid, config.system.required_accuracy)
     if config.system.stop_rule == "lower_bound":
         return can_show
     return (
@@ -193,7 +194,8 @@ def _how_it_stops(test: pd.DataFrame, config: Config) -> str:
     )
 
 
-def _who_labels(config: Config, store: LabelStore) -> list[str]:
+def _how_labelled(config: Config, store: LabelStore) -> list[str]:
+    """What the labels' making takes from the figures: which texts were chosen, and by what LLM they were labelled."""
     notes = []
     if config.training.selection == "random" and not store.selection()["why"].eq("random").all():
         notes.append(
@@ -225,13 +227,13 @@ def _classes_without_figures(test: pd.DataFrame, chunks: pd.DataFrame, config: C
     if unused:
         notes.append(
             f"No test text is of class {_some(unused)}: its figures mean nothing yet. More than "
-            f"{_some_of(texts_to_hold(FEW, seen=0, total=known), chunks)} would be needed to hold ten of it."
+            f"{_test_texts(texts_to_hold(FEW, seen=0, total=known), chunks)} would be needed to hold ten of it."
         )
     if few:
         counts = [f"{name} ({n})" for name, n in sorted(few.items(), key=lambda pair: pair[1])]
         notes.append(
             f"Fewer than ten of {known} test texts are of class {_some(counts)}: such figures mean nothing yet. About "
-            f"{_some_of(texts_to_hold(FEW, seen=min(few.values()), total=known), chunks)} would hold ten of each "
+            f"{_test_texts(texts_to_hold(FEW, seen=min(few.values()), total=known), chunks)} would hold ten of each "
             "(training.test_set_size)."
         )
     return notes
@@ -248,7 +250,7 @@ def tell_baseline(row: Mapping[str, Any], *, config: Config) -> list[str]:
     ]
 
 
-def _some_of(wanted: int, chunks: pd.DataFrame) -> str:
+def _test_texts(wanted: int, chunks: pd.DataFrame) -> str:
     """Example: 180 -> 180 test texts, and with 150 chunks -> 180 test texts (there are 150 in all)."""
     return f"{wanted} test texts" + (f" (there are {len(chunks)} in all)" if wanted > len(chunks) else "")
 

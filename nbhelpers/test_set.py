@@ -2,7 +2,7 @@
 
 The test set is drawn once, at random, and kept: files that are added later never redraw it, and nothing that is close
 to one of its texts is trained on. Otherwise accuracy is measured on what was learned by heart (the original draws new
-test texts each round and then trains on them). Only `open_test_set`, `added_since` and `open_pilot` touch the disk.
+test texts each round and then trains on them). Only `added_since` and what is called `open_...` touch the disk.
 """
 
 from collections.abc import Sequence

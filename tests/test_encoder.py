@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+import torch
 from key_words import VOCABULARY, keyword_texts
 from tiny_models import tiny_bert, tiny_encoder, tiny_llama
 
@@ -44,6 +45,15 @@ def test_a_tokenizer_that_cannot_fill_up_batches_is_told(tiny_base_model, tmp_pa
     (folder / "tokenizer_config.json").write_text(json.dumps({**settings, "pad_token": None}))
     with quiet(), pytest.raises(ClassifierError, match=r"has no padding token.*training\.model_path"):
         token_limit(folder)
+
+
+def test_a_gpu_is_used_where_there_is_one(monkeypatch):
+    assert encoder.best_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert encoder.best_device().type == "cuda"
+    for supported in (True, False):  # bfloat16 in hardware, whatever this machine's CPU does
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, answer=supported: answer)
+        assert encoder.bfloat16_pays(encoder.best_device()) == supported
 
 
 def test_a_head_on_every_token_is_told_from_the_config_alone(tmp_path):
