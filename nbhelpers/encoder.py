@@ -1,4 +1,4 @@
-"""A transformers text encoder as classifier and features use it: loaded, its texts as tokens, batches of equal work.
+"""A transformers text encoder: loaded, its texts as tokens, batches of equal work, its last layers, its precision.
 
 What is trained on it, and what its output means, is not decided here. torch and transformers are imported when they are
 used, not before.

@@ -10,8 +10,9 @@ after Nixon et al. 2019, arXiv:1904.01685.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,7 @@ import pandas as pd
 from nbhelpers.errors import EvaluationError
 from nbhelpers.evaluation import accuracy_interval
 
+PRECISIONS = (0.9, 0.95, 0.99)  # for which a report gives a threshold
 MOST_BINS = 10
 TEXTS_PER_BIN = 15  # at least; fewer have an interval that says nothing
 STEP = 0.05  # bins whose mean confidences lie in the same step are one: a point each would hide the others
@@ -125,3 +127,14 @@ def threshold_for(precision: float, confidence: Sequence[float], right: Sequence
         decided=int(texts[place]),
         undecided_share=float(1 - texts[place] / len(said)),
     )
+
+
+def threshold_table(found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Thresholds as they are read: a row for each of PRECISIONS, "–" where no confidence gives it.
+
+    Args:
+        found: the fields of a Threshold each, as in report.json.
+    """
+    table = pd.DataFrame(found, columns=[field.name for field in fields(Threshold)]).set_index("wanted")
+    table = table.reindex(pd.Index(PRECISIONS, name="wanted")).round(3).astype({"decided": "Int64"}).astype(object)
+    return table.where(table.notna(), "–").reset_index()

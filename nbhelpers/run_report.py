@@ -2,7 +2,7 @@
 
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
 
@@ -19,14 +19,13 @@ from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import NOT_ASKED, read_test_labels
 from nbhelpers.learning_curve import Outlook, extrapolate
 from nbhelpers.llms import usage
-from nbhelpers.reliability import Threshold, calibration_error, reliability_table, threshold_for
+from nbhelpers.reliability import PRECISIONS, calibration_error, reliability_table, threshold_for
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.running_costs import llm_rate
 from nbhelpers.stopping import target_reached
 from nbhelpers.test_set import Pool, added_since
 
 REPORTED_VERSIONS = ("nbhelpers", "torch", "transformers", "openai", "pandas", "scikit-learn")
-PRECISIONS = (0.9, 0.95, 0.99)  # for which a threshold is given
 MANY_COPIES = 0.05  # share of all texts, from which on a note says that each counts once
 FEW = 10  # test texts of a class, below which its figures mean nothing
 NAMED = 5  # of such classes, in a note
@@ -99,14 +98,6 @@ def confidence_part(final: Iteration, test_labels: "pd.Series[str]") -> dict[str
         "calibration_error": calibration_error(reliability_table(confidence, right)),
         "thresholds": [asdict(threshold) for threshold in found if threshold is not None],
     }
-
-
-def threshold_table(report: Mapping[str, Any]) -> pd.DataFrame:
-    """A report's thresholds as they are read: a row for each wanted precision, "–" where no confidence gives it."""
-    columns = [field.name for field in fields(Threshold)]
-    found = pd.DataFrame(report["confidence"]["thresholds"], columns=columns).set_index("wanted")
-    table = found.reindex(pd.Index(PRECISIONS, name="wanted")).round(3).astype({"decided": "Int64"}).astype(object)
-    return table.where(table.notna(), "–").reset_index()
 
 
 def look_ahead(

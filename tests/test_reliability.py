@@ -1,4 +1,5 @@
 import math
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -7,7 +8,14 @@ from hypothesis import strategies as st
 
 from nbhelpers.errors import EvaluationError
 from nbhelpers.evaluation import accuracy_interval
-from nbhelpers.reliability import MOST_BINS, TEXTS_PER_BIN, calibration_error, reliability_table, threshold_for
+from nbhelpers.reliability import (
+    MOST_BINS,
+    TEXTS_PER_BIN,
+    calibration_error,
+    reliability_table,
+    threshold_for,
+    threshold_table,
+)
 
 
 def test_bins_hold_equally_many_texts_in_order_of_confidence() -> None:
@@ -144,3 +152,13 @@ def test_the_texts_above_a_threshold_have_the_precision(given: list[tuple[float,
         above = [right for confidence, right in given if confidence >= found.confidence]
         assert len(above) == found.decided
         assert sum(above) >= wanted * (len(above) + 1) - 1e-9
+
+
+def test_thresholds_are_read_as_a_row_for_each_wanted_precision() -> None:
+    found = threshold_for(0.9, *given_right((0.95, 40, 39), (0.5, 10, 0)))
+    assert found is not None
+    table = threshold_table([asdict(found)])
+    assert table.iloc[0].tolist() == [0.9, 0.95, 0.975, pytest.approx(0.868), pytest.approx(0.999), 40, 0.2]
+    assert table.iloc[1].tolist() == [0.95, *["–"] * 6]
+    assert table["wanted"].tolist() == [0.9, 0.95, 0.99]
+    assert set(threshold_table([]).drop(columns="wanted").to_numpy().ravel()) == {"–"}

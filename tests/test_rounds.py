@@ -4,7 +4,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,10 +25,9 @@ from nbhelpers.llms import usage
 from nbhelpers.looks import looks_taken
 from nbhelpers.loop_control import LoopControl
 from nbhelpers.prediction import final_classifier, how_good
-from nbhelpers.reliability import threshold_for
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder, write_json
-from nbhelpers.run_report import threshold_table, warnings
+from nbhelpers.run_report import warnings
 from nbhelpers.selection import random_part, validation_share
 from nbhelpers.test_set import Pool
 from nbhelpers.training import TrainingSettings
@@ -752,17 +750,6 @@ def test_the_report_says_what_the_probabilities_are_worth(start: Start, fits: Wo
     confidence = report_of(run)["confidence"]
     assert confidence["calibration_error"] == pytest.approx(abs((40 - wrong) / 40 - SURE))
     assert confidence["thresholds"] == []  # sure of the wrong ones as of the others
-    table = threshold_table(report_of(run))
-    assert table["wanted"].tolist() == [0.9, 0.95, 0.99]
-    assert set(table.drop(columns="wanted").to_numpy().ravel()) == {"–"}
-
-
-def test_thresholds_are_read_as_a_row_for_each_wanted_precision() -> None:
-    found = threshold_for(0.9, [0.95] * 40 + [0.5] * 10, [True] * 39 + [False] * 11)
-    assert found is not None
-    table = threshold_table({"confidence": {"thresholds": [asdict(found)]}})
-    assert table.iloc[0].tolist() == [0.9, 0.95, 0.975, pytest.approx(0.868), pytest.approx(0.999), 40, 0.2]
-    assert table.iloc[1].tolist() == [0.95, *["–"] * 6]
 
 
 @pytest.mark.parametrize("labels_paid", [0, 4])
