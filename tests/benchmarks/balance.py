@@ -5,9 +5,8 @@
 
 Folders, labels, texts and figures are those of few_labels.py, the recipe the package's. `--rare 0` leaves the classes
 as they are, for a set that has a rare class of its own. With `auto`, probabilities are also corrected for the shares of
-the pool, as estimated from the random part of the labels. `original` is Augmentoolkit's fine-tuning on random texts,
-ten minutes a fit: `--ways random,none auto,auto` leaves it out. Finished rows are appended to --out, and not computed
-again.
+the pool, as estimated from the random part of the labels. `original` is Augmentoolkit's fine-tuning on random texts.
+Finished rows are appended to --out, and not computed again.
 
 Tried after 200 actively chosen labels, F1 of the rare class on the mean of scicite, snips, ag_news and subj (one or
 two seeds, 30 to 50 rare texts in a test split: 0.03 may be chance): weights in the loss 0.58, no more than without
