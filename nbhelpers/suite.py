@@ -165,7 +165,8 @@ def _run_notebook(notebook: Path, output: Path, parameters: dict[str, Any], *, c
         progress_bar=False,
         stdout_file=sys.stdout,
         cwd=str(cwd),
-        extra_arguments=["--log-level=ERROR"],
+        # Stopping a kernel interrupts it, and now and then it calls that an ERROR. Errors of cells come another way.
+        extra_arguments=["--log-level=CRITICAL"],
     )
 
 
