@@ -186,7 +186,7 @@ def _how_it_stops(test: pd.DataFrame, config: Config) -> str:
 
 
 def _how_labelled(config: Config, store: LabelStore) -> list[str]:
-    """What the labels' making takes from the figures: which texts were chosen, and by what LLM they were labelled."""
+    """What is to be known of the labels: whether texts were chosen, and which LLM labelled them."""
     notes = []
     if config.training.selection == "random" and not store.selection()["why"].eq("random").all():
         notes.append(

@@ -18,17 +18,15 @@ F1 0.680 for 0.665 on these four sets and macro-F1 0.531 for 0.498 on checkworth
 0.23 for 0.07; on trec6 as it is accuracy is 0.002 and macro-F1 0.009 lower.
 """
 
-import argparse
 import itertools
-import json
-from pathlib import Path
 
 import pandas as pd
 from few_labels import KEYS, choose, measure, read_rows
-from selection import Case, made_with
+from selection import Case, add_row, arguments, made_with
 
 from nbhelpers import classifier
 from nbhelpers.run_folder import RunFolder
+from nbhelpers.training import TrainingSettings
 
 CONTROL, OURS, ORIGINAL = "random,none", "auto,auto", "original"
 WAYS = [CONTROL, "random,auto", "auto,none", OURS, ORIGINAL]
@@ -48,12 +46,7 @@ def report(rows: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--model", required=True, help="encoder: a folder or a Hugging Face id")
-    parser.add_argument("--cache", type=Path, required=True, help="a folder that keeps the features for the next time")
-    parser.add_argument("--out", type=Path, required=True, help="finished rows, a line each; a second start goes on")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser = arguments(__doc__)
     parser.add_argument("--rare", type=float, default=0.05, help="share of the last class; 0: as it is")
     parser.add_argument("--noise", type=float, default=0.02, help="error rate of the small LLM")
     parser.add_argument("--cascade", type=float, default=0.1, help="share that the large LLM labels")
@@ -75,9 +68,8 @@ def main() -> None:
                 case_of = (folder.name, seed, recipe, options.size, selection, options.noise, options.cascade)
                 key = (*case_of, options.rare, made_with(options.model), balance)
                 if key not in finished:
-                    row = measure(case, chosen, recipe, balance=balance)
-                    with options.out.open("a", encoding="utf-8") as lines:
-                        lines.write(json.dumps({**dict(zip(keys, key, strict=True)), **row}) + "\n")
+                    row = measure(case, chosen, recipe, TrainingSettings(balance=balance))
+                    add_row(options.out, {**dict(zip(keys, key, strict=True)), **row})
     rows = read_rows(options.out, keys)
     rows["way"] = (rows["selection"] + "," + rows["balance"]).where(rows["recipe"] != ORIGINAL, ORIGINAL)
     mine = (

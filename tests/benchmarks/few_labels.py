@@ -63,9 +63,7 @@ Left out before there was an alignment:
 - averaging the weights of the last half, or label smoothing of 0.1, on plain fine-tuning: +0.3 over 2 each.
 """
 
-import argparse
 import itertools
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +73,7 @@ import numpy as np
 import original_style
 import pandas as pd
 import setfit_style
-from selection import BATCH, Case, made_with, report_labels_to_reach
+from selection import BATCH, Case, add_row, arguments, made_with, report_labels_to_reach
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
@@ -101,14 +99,8 @@ def read_rows(path: Path, keys: list[str]) -> pd.DataFrame:
     return rows.assign(cascade=rows["cascade"].fillna(0.0) if "cascade" in rows else 0.0)
 
 
-def measure(
-    case: Case, chosen: list[int], recipe: str, *, balance: str, settings: TrainingSettings | None = None
-) -> dict[str, Any]:
-    """Figures on the test split of a classifier that is trained on the chosen texts.
-
-    Args:
-        settings: of fine-tuning; seed and balance are set here. None: the package's.
-    """
+def measure(case: Case, chosen: list[int], recipe: str, settings: TrainingSettings) -> dict[str, Any]:
+    """Figures on the test split of a classifier that is trained on the chosen texts; the seed is the case's."""
     known, is_aligned = case.train(chosen), recipe in ("aligned", "ours")
     base = case.aligned if is_aligned else find_model(case.model)
     started = time.process_time()
@@ -120,8 +112,7 @@ def measure(
         texts, labels = known["text"].tolist(), known["label"].tolist()
         proba = original_style.predict(texts, labels, case.test, classes=case.classes, base_model=base, seed=case.seed)
     else:
-        settings = replace(settings or TrainingSettings(), seed=case.seed, balance=balance)
-        proba = _fine_tune(case, known, chosen, recipe, settings, base)
+        proba = _fine_tune(case, known, chosen, recipe, replace(settings, seed=case.seed), base)
     seconds = time.process_time() - started
     best = proba.argmax(axis=1)
     predicted, true, rare = [case.classes[place] for place in best], case.true, case.classes[-1]
@@ -243,12 +234,7 @@ def _report_noise(rows: pd.DataFrame) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--model", required=True, help="encoder: a folder or a Hugging Face id")
-    parser.add_argument("--cache", type=Path, required=True, help="a folder that keeps the features for the next time")
-    parser.add_argument("--out", type=Path, required=True, help="finished rows, a line each; a second start goes on")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser = arguments(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[200, 400])
     parser.add_argument("--recipes", nargs="+", default=["original", "plain", "ours"], choices=RECIPES)
     parser.add_argument("--selection", nargs="+", default=["auto"], choices=["random", "auto"])
@@ -268,9 +254,10 @@ def main() -> None:
                     key = (folder.name, seed, recipe, size, selection, noise, cascade, 0.0, made_with(options.model))
                     if key in finished:
                         continue
-                    row = measure(case, chosen, recipe, balance="auto" if recipe == "ours" else "none")
-                    with options.out.open("a", encoding="utf-8") as lines:
-                        lines.write(json.dumps({**dict(zip(KEYS, key, strict=True)), **row}) + "\n")
+                    row = measure(
+                        case, chosen, recipe, TrainingSettings(balance="auto" if recipe == "ours" else "none")
+                    )
+                    add_row(options.out, {**dict(zip(KEYS, key, strict=True)), **row})
     rows = read_rows(options.out, KEYS)
     mine = rows["data"].isin([folder.name for folder in options.data]) & (rows["made_with"] == made_with(options.model))
     mine &= rows["rare"] == 0.0

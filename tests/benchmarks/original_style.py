@@ -1,8 +1,8 @@
 """A control for few_labels.py: fine-tuning as Augmentoolkit's classifier bootstrapper does it.
 
 Source: its `train_classifier`: three epochs at 5e-5, 16 texts a batch, 100 warm-up steps, weight decay 0.01, float32.
-It pads every text to the model's limit; here a batch is padded to its longest text, and unseen texts are read as ours
-reads them, which only takes less time.
+It pads every text to the model's limit; here a batch is padded to its longest text, which only takes less time, and
+unseen texts are read as ours are, which gives the same classes.
 """
 
 import tempfile

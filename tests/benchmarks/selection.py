@@ -14,7 +14,7 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,23 @@ def name_of(model: str) -> str:
 def made_with(model: str) -> str:
     """What a row is made with, beside its keys: of another encoder or recipe it says nothing."""
     return f"{name_of(model)}, recipe {training.RECIPE}, alignment {alignment.RECIPE}"
+
+
+def arguments(doc: str, *, seeds: Sequence[int] = range(5)) -> argparse.ArgumentParser:
+    """A command line with what all programs take that measure on a Case; `doc`: of the program, `seeds`: by default."""
+    parser = argparse.ArgumentParser(description=doc.split("\n")[0])
+    parser.add_argument("--data", type=Path, nargs="+", required=True)
+    parser.add_argument("--model", required=True, help="encoder: a folder or a Hugging Face id")
+    parser.add_argument("--cache", type=Path, required=True, help="a folder that keeps the features for the next time")
+    parser.add_argument("--out", type=Path, required=True, help="finished rows, a line each; a second start goes on")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    return parser
+
+
+def add_row(out: Path, row: dict[str, Any]) -> None:
+    """Appends a finished row to those of earlier starts."""
+    with out.open("a", encoding="utf-8") as lines:
+        lines.write(json.dumps(row) + "\n")
 
 
 def thin(rows: list[dict[str, str]], rare: str, share: float) -> list[dict[str, str]]:
@@ -265,12 +282,7 @@ def report(rows: pd.DataFrame, *, rare: bool) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--model", required=True, help="encoder: a folder or a Hugging Face id")
-    parser.add_argument("--cache", type=Path, required=True, help="a folder that keeps the features for the next time")
-    parser.add_argument("--out", type=Path, required=True, help="finished rows, a line each; a second start goes on")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser = arguments(__doc__)
     parser.add_argument("--rare", type=float, help="thin the last class to this share; compared with balance: none")
     parser.add_argument("--labels", type=int, nargs="+", help="measure at these sizes only")
     options = parser.parse_args()
@@ -297,8 +309,7 @@ def main() -> None:
                         **dict(zip(keys, key, strict=True)),
                         **case.measure(chosen, balance=balance),
                     }
-                    with options.out.open("a", encoding="utf-8") as lines:
-                        lines.write(json.dumps(row) + "\n")
+                    add_row(options.out, row)
     rows = pd.read_json(options.out, lines=True)
     names = [folder.name for folder in options.data]
     mine = rows["data"].isin(names) & (rows["rare"] == rare) & (rows["model"] == model)

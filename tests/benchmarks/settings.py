@@ -14,14 +14,12 @@ head's rate (+0.55), had +0.2 to within 0.2 on 12 fits of other seeds, and ten t
 11. So the settings stayed as they were.
 """
 
-import argparse
 import itertools
 import json
-from pathlib import Path
 
 import pandas as pd
 from few_labels import CHOSEN_ON, KEYS, choose, measure, read_rows
-from selection import Case, made_with
+from selection import Case, add_row, arguments, made_with
 
 from nbhelpers import classifier
 from nbhelpers.run_folder import RunFolder
@@ -54,22 +52,15 @@ def report(rows: pd.DataFrame) -> None:
     fits = rows.pivot_table(index=["data", "seed"], columns="way", values="accuracy", sort=False)
     chosen_on = fits.index.get_level_values("data").isin(CHOSEN_ON)
     for what, some in (("chosen on", fits[chosen_on]), ("checked on", fits[~chosen_on])):
-        differences = some.sub(some[AS_IS], axis=0).dropna(how="all")
-        error = (differences.std() / differences.count() ** 0.5).fillna(0.0)
-        beside = pd.DataFrame({"mean": some.mean(), "difference": differences.mean(), "standard error": error})
         if len(some):
-            sets = ", ".join(sorted(set(some.index.get_level_values("data"))))
-            print(f"\n{what}: {sets} ({len(some)} fits a way)\n{beside.round(4).to_string()}")
+            differences, sets = some.sub(some[AS_IS], axis=0), ", ".join(some.index.unique("data"))
+            figures = {"mean": some.mean(), "difference": differences.mean(), "standard error": differences.sem()}
+            print(f"\n{what}: {sets} ({len(some)} fits a way)\n{pd.DataFrame(figures).round(4).to_string()}")
     print(f"\nseeds\n{rows.groupby(['way', 'data'], sort=False)['seed'].unique().unstack().to_string()}")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", type=Path, nargs="+", required=True)
-    parser.add_argument("--model", required=True, help="encoder: a folder or a Hugging Face id")
-    parser.add_argument("--cache", type=Path, required=True, help="a folder that keeps the features for the next time")
-    parser.add_argument("--out", type=Path, required=True, help="finished rows, a line each; a second start goes on")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
+    parser = arguments(__doc__, seeds=[0, 1])
     parser.add_argument("--size", type=int, default=200, help="texts to train on")
     parser.add_argument("--ways", nargs="*", default=WAYS, help="beside the package's settings")
     options = parser.parse_args()
@@ -84,9 +75,8 @@ def main() -> None:
             case_of = (folder.name, seed, "ours", options.size, SELECTION, NOISE, CASCADE, 0.0)
             key = (*case_of, made_with(options.model), way)
             if key not in finished:
-                row = measure(case, chosen, "ours", balance="auto", settings=settings_of(way))
-                with options.out.open("a", encoding="utf-8") as lines:
-                    lines.write(json.dumps({**dict(zip(keys, key, strict=True)), **row}) + "\n")
+                row = measure(case, chosen, "ours", settings_of(way))
+                add_row(options.out, {**dict(zip(keys, key, strict=True)), **row})
     rows = read_rows(options.out, keys)
     mine = rows["data"].isin([folder.name for folder in options.data]) & rows["seed"].isin(options.seeds)
     mine &= (rows["size"] == options.size) & rows["way"].isin(ways) & (rows["made_with"] == made_with(options.model))

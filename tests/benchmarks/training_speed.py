@@ -29,7 +29,7 @@ import pandas as pd
 import torch
 import transformers
 from plain_trainer import LONGEST, rows_of, trainer
-from selection import made_with
+from selection import add_row, made_with
 
 from nbhelpers import encoder
 from nbhelpers.calibration import fit_temperature
@@ -99,7 +99,7 @@ def iteration(what: dict[str, Any], data: Path, model: Path, classes: list[str],
     made.predict_proba(texts[250:750])
     seconds = time.perf_counter() - started
     tokens = float(encoder.token_lengths(texts[:200], model).mean())
-    _append(out, {**what, "seconds": seconds, "tokens_a_text": tokens})
+    add_row(out, {**what, "seconds": seconds, "tokens_a_text": tokens})
 
 
 def peak() -> float:
@@ -165,7 +165,7 @@ def speed(
                 rate = run(folder, texts, labels, classes, few)
                 used = operations_a_text(folder, texts) * rate / peak() if way == "ours" else None
                 row = {"shape": shape, "way": way, "round": number, "texts_a_second": rate, "share_of_peak": used}
-                _append(out, {**what, **row})
+                add_row(out, {**what, **row})
                 yield row
 
 
@@ -183,12 +183,7 @@ def parity(what: dict[str, Any], data: Path, model: Path, classes: list[str], se
             encoder.fastest_dtype = lambda: torch.float32
             said = made.predict_proba(test).argmax(axis=1)
             row[str(dtype)] = float(np.mean([classes[i] == label for i, label in zip(said, true, strict=True)]))
-        _append(out, row)
-
-
-def _append(out: Path, row: dict[str, Any]) -> None:
-    with out.open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(row) + "\n")
+        add_row(out, row)
 
 
 def _rows(out: Path, what: dict[str, Any]) -> pd.DataFrame:
