@@ -107,14 +107,15 @@ def _make(folder: Path, texts: list[str], base_model: Path, rng: random.Random, 
             hook.remove()
             return (1 - torch.nn.functional.cosine_similarity(said[0].float(), means[rows])).mean()
 
-        minimise(
-            model,
-            loss,
-            train_batches([len(ids) for ids in tokens], BATCH, rng),
-            parameters=[{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate_by_width(model)}],
-            steps=min(STEPS, -(-PASSES * len(texts) // BATCH)),
-            progress=counter(bar),
-        )
+        with encoder.first_token_alone(model):
+            minimise(
+                model,
+                loss,
+                train_batches([len(ids) for ids in tokens], BATCH, rng),
+                parameters=[{"params": [p for p in model.parameters() if p.requires_grad], "lr": rate_by_width(model)}],
+                steps=min(STEPS, -(-PASSES * len(texts) // BATCH)),
+                progress=counter(bar),
+            )
         try:
             with replacing_folder(folder) as part:
                 model.save_pretrained(part)

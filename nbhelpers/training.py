@@ -183,7 +183,8 @@ def _learn(
     steps = settings.steps(len(tokens), batch_size=batch_size)
     batches = train_batches([len(ids) for ids in tokens], batch_size, random.Random(settings.seed))
     groups = _parameter_groups(model, settings)
-    dtype = minimise(model, loss, batches, parameters=groups, steps=steps, progress=progress)
+    with encoder.first_token_alone(model):
+        dtype = minimise(model, loss, batches, parameters=groups, steps=steps, progress=progress)
     return {"steps": steps, "dtype": dtype}
 
 

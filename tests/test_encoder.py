@@ -6,10 +6,18 @@ import shutil
 import pytest
 import torch
 from key_words import VOCABULARY, keyword_texts
-from tiny_models import tiny_bert, tiny_encoder, tiny_llama
+from tiny_models import tiny_bert, tiny_distilbert, tiny_encoder, tiny_llama
 
-from nbhelpers import classifier, encoder
-from nbhelpers.encoder import check_architecture, load, output_layer, quiet, token_lengths, token_limit
+from nbhelpers import classifier, encoder, training
+from nbhelpers.encoder import (
+    check_architecture,
+    first_token_alone,
+    load,
+    output_layer,
+    quiet,
+    token_lengths,
+    token_limit,
+)
 from nbhelpers.errors import ClassifierError
 from nbhelpers.features import features
 from nbhelpers.training import TrainingSettings, fit
@@ -83,3 +91,60 @@ def test_a_model_that_writes_text_is_no_encoder(tmp_path):
         model = load("AutoModelForSequenceClassification", tiny_llama(tmp_path))
     with pytest.raises(ClassifierError, match=r"type llama is no text encoder.*training\.model_path"):
         output_layer(model)
+
+
+def sequence_classifier(kind, folder, **config):
+    with quiet(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        base = tiny_distilbert(folder) if kind == "DistilBert" else tiny_encoder(kind, folder, ["goal"])
+        return load("AutoModelForSequenceClassification", base, num_labels=3, **config)
+
+
+def said_and_learned(model):
+    """Logits and gradients of two texts of different length, and the tokens that the last product of a layer reads."""
+    last = [part for part in model.base_model.modules() if isinstance(part, torch.nn.Linear)]
+    last = [part for part in last if part.in_features == 128][-1]  # the feed-forward part is 128 wide
+    tokens = []
+    hook = last.register_forward_hook(lambda _, inputs, __: tokens.append(inputs[0].shape[1]))
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    model.zero_grad()
+    logits = model(input_ids=torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]]), attention_mask=mask).logits
+    torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2])).backward()
+    hook.remove()
+    return tokens[-1], [logits, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta", "Electra", "DebertaV2", "ModernBert"])
+def test_the_last_layer_computes_the_first_token_alone_and_learns_the_same(kind, tmp_path):
+    model = sequence_classifier(kind, tmp_path)
+    read, expected = said_and_learned(model)
+    with first_token_alone(model) as is_left_out:
+        read_alone, found = said_and_learned(model)
+    assert (read, read_alone, is_left_out) == (5, 1, True)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
+    assert said_and_learned(model)[0] == 5
+
+
+@pytest.mark.parametrize(("kind", "config"), [("ModernBert", {"classifier_pooling": "mean"}), ("Albert", {})])
+def test_nothing_is_left_out_where_the_head_reads_all_tokens_or_layers_share_their_weights(kind, config, tmp_path):
+    model = sequence_classifier(kind, tmp_path, **config)
+    read, expected = said_and_learned(model)
+    with first_token_alone(model) as is_left_out:
+        read_alone, found = said_and_learned(model)
+    assert (read, read_alone, is_left_out) == (5, 5, False)
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_training_leaves_it_out(tiny_base_model, monkeypatch):
+    real, read = training.minimise, []
+
+    def minimise(model, *args, **options):
+        last = model.bert.encoder.layer[-1].output.dense
+        last.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[1]))
+        return real(model, *args, **options)
+
+    monkeypatch.setattr(training, "minimise", minimise)
+    texts, labels = keyword_texts(20)
+    settings = TrainingSettings(min_steps=2, epochs=0)
+    fit(texts, labels, classes=sorted(set(labels)), base_model=tiny_base_model, settings=settings)
+    assert set(read) == {1}

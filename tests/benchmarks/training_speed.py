@@ -6,8 +6,8 @@
 Texts a second at batches of 16 of a set's train split, for the model and for an encoder of DistilBERT's shape (random
 weights: speed does not depend on them), after a run and five steps that do not count. The ways take turns, `--rounds`
 times, and the median counts; so ratios hold where the machine's speed drifts. The original pads every text to 512
-tokens. The share of the peak is that of the products in the encoder's layers, forward and backward, at the speed of a
-large bfloat16 product measured beside it. Last comes an iteration as a run does it, by the clock: it weighs 200 labels,
+tokens. The share of the peak is that of the products, forward and backward, at the speed of a large bfloat16 product
+measured beside it. Last comes an iteration as a run does it, by the clock: it weighs 200 labels,
 fine-tunes, calibrates on 50 texts and reads 500 others. `--parity` compares the accuracy on the test split of what
 `fit` makes of the model in bfloat16 and in float32, 200 labels. Finished rows are appended to --out, and not measured
 again.
@@ -30,6 +30,7 @@ import torch
 import transformers
 from plain_trainer import LONGEST, rows_of, trainer
 from selection import add_row, made_with
+from torch.utils.flop_counter import FlopCounterMode
 
 from nbhelpers import encoder
 from nbhelpers.calibration import fit_temperature
@@ -37,8 +38,9 @@ from nbhelpers.doubt import soft_targets
 from nbhelpers.features import features
 from nbhelpers.models import find_model
 from nbhelpers.training import TrainingSettings, fit
+from nbhelpers.training_loop import freeze_large_table
 
-BATCH, TEXTS, NOT_COUNTED = 16, 1000, 5
+BATCH, TEXTS, NOT_COUNTED, COUNTED = 16, 1000, 5, 64
 WANTED = {"Trainer, fp32": 2.2, "original": 35.0}  # times as fast
 
 
@@ -113,12 +115,14 @@ def peak() -> float:
     return 2 * 2048**3 / min(seconds[1:])
 
 
-def operations_a_text(folder: Path, texts: list[str]) -> float:
-    """Of the products with the layers' weights: two a weight and token forward, and twice that backward."""
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = transformers.AutoModel.from_pretrained(folder)
-    weights = sum(p.numel() for name, p in model.named_parameters() if p.ndim == 2 and "layer." in name)
-    return 6.0 * weights * float(np.mean([len(ids) for ids in encoder.encode(tokenizer, texts, 256)]))
+def operations_a_text(folder: Path, texts: list[str], classes: list[str]) -> float:
+    """Of all products that are computed, forward and backward; the mean of some texts."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(classes))
+    freeze_large_table(model)
+    with encoder.first_token_alone(model), FlopCounterMode(display=False) as counter:
+        for ids in encoder.encode(transformers.AutoTokenizer.from_pretrained(folder), texts[:COUNTED], 256):
+            model(input_ids=torch.tensor([ids])).logits.sum().backward()
+    return counter.get_total_flops() / COUNTED
 
 
 def distilbert(like: Path, folder: Path) -> Path:
@@ -163,7 +167,7 @@ def speed(
                     continue
                 few = NOT_COUNTED + 2 if way == "original" else steps
                 rate = run(folder, texts, labels, classes, few)
-                used = operations_a_text(folder, texts) * rate / peak() if way == "ours" else None
+                used = operations_a_text(folder, texts, classes) * rate / peak() if way == "ours" else None
                 row = {"shape": shape, "way": way, "round": number, "texts_a_second": rate, "share_of_peak": used}
                 add_row(out, {**what, **row})
                 yield row
