@@ -17,7 +17,9 @@ def trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], output: str,
     quiet = {"use_cpu": True, "report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     arguments = transformers.TrainingArguments(output, **{"per_device_train_batch_size": 16, **quiet, **options})
     collate = transformers.DataCollatorWithPadding(tokenizer)
-    return transformers.Trainer(model, arguments, train_dataset=rows, data_collator=collate)
+    made = transformers.Trainer(model, arguments, train_dataset=rows, data_collator=collate)
+    made.remove_callback(transformers.trainer_callback.PrinterCallback)  # it prints even where nothing is to be logged
+    return made
 
 
 def rows_of(

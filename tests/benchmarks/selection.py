@@ -1,17 +1,19 @@
 """How many labels does active selection save, and does it find a rare class?
 
     python tests/benchmarks/selection.py --data FOLDER [FOLDER ...] --model sentence-transformers/all-MiniLM-L6-v2 \
-        --cache FOLDER --out selection.jsonl [--rare 0.05]
+        --cache FOLDER --out selection.jsonl [--rare 0.05] [--without-original]
 
 A folder holds data.jsonl (text, label, split) and task.json (task, classes with name and description). No LLM is asked:
 the small one answers from the human labels, wrong at a rate of its own. The classifier is a logistic regression on
 frozen features; few_labels.py does the same with the fine-tuned one. It is trained without the validation texts. Texts
 are chosen by the package, in batches of 40 of a pool of 1,800. Accuracy is against the human labels of the test split.
-`--rare` thins the last class. Finished rows are appended to --out, and not computed again.
+`--rare` thins the last class. `original` is Augmentoolkit's fine-tuning on the texts of `random`, which takes minutes a
+size where texts are long. Finished rows are appended to --out, and not computed again.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterable, Sequence
@@ -20,24 +22,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import original_style
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
-from nbhelpers import alignment, training
+from nbhelpers import alignment, classifier, training
 from nbhelpers.chunking import near_duplicate_groups
 from nbhelpers.class_texts import describe_classes
 from nbhelpers.doubt import doubt, send_to_large
 from nbhelpers.features import features
+from nbhelpers.models import find_model
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import Evidence, choose, random_order, validation_share, weigh
 
-STRATEGIES = ("random", "auto")
+ORIGINAL = "original"
+STRATEGIES = ("random", "auto", ORIGINAL)
 POOL, TEST, BATCH = 2000, 200, 40  # as a run of the referee; texts of the test set are not in the pool
 NOISE, NOISE_RARE = 0.08, 0.02
 NOISE_LARGE, NOISE_LARGE_RARE = 0.02, 0.01
 ANSWER = ["label", "confidence"]
 LABELS_OF_RANDOM = 400  # what active selection must reach with fewer
+SHOWN = (40, 80, 120, 200, 400)  # of all sizes, and the only ones of `original`
 
 
 def answer(
@@ -211,16 +217,25 @@ class Case:
         known = self.pool.iloc[chosen]
         return known[~known["validation"]]
 
-    def measure(self, chosen: list[int], *, balance: str) -> dict[str, float]:
+    def measure(self, chosen: list[int], balance: str) -> dict[str, float]:
         """Figures on the test split of a logistic regression that is trained on the chosen texts."""
-        known, rare = self.train(chosen), self.classes[-1]
+        known = self.train(chosen)
         if known["label"].nunique() < 2:  # as may be in a first batch at random
-            predicted = [known["label"].iloc[0]] * len(self.true)
-        else:
-            weights = None if balance == "none" else "balanced"
-            logistic = LogisticRegression(C=2.0, max_iter=300, class_weight=weights)
-            predicted = logistic.fit(self.rows[known.index], known["label"]).predict(self.test_rows).tolist()
-        true = np.array(self.true)
+            return self._figures(chosen, [known["label"].iloc[0]] * len(self.true))
+        weights = None if balance == "none" else "balanced"
+        logistic = LogisticRegression(C=2.0, max_iter=300, class_weight=weights)
+        predicted = logistic.fit(self.rows[known.index], known["label"]).predict(self.test_rows).tolist()
+        return self._figures(chosen, predicted)
+
+    def measure_original(self, chosen: list[int]) -> dict[str, float]:
+        """The same of what Augmentoolkit's fine-tuning makes of the chosen texts."""
+        known, base = self.train(chosen), find_model(self.model)
+        texts, labels = known["text"].tolist(), known["label"].tolist()
+        proba = original_style.predict(texts, labels, self.test, classes=self.classes, base_model=base, seed=self.seed)
+        return self._figures(chosen, [self.classes[place] for place in proba.argmax(axis=1)])
+
+    def _figures(self, chosen: list[int], predicted: list[str]) -> dict[str, float]:
+        true, rare = np.array(self.true), self.classes[-1]
         return {
             "accuracy": float(np.mean(true == np.array(predicted))),
             "macro_f1": float(f1_score(true, predicted, labels=self.classes, average="macro", zero_division=0)),
@@ -274,7 +289,7 @@ def report(rows: pd.DataFrame, *, rare: bool) -> None:
         print(f"mean F1: auto {f1['auto']:.3f} (target 0.65), {f1['auto'] / f1['random']:.2f} x random (target 1.3)")
     else:
         curves = means["accuracy"].unstack("labels")
-        shown = [n for n in (40, 80, 120, 200, 400) if n in curves]
+        shown = [n for n in SHOWN if n in curves]
         print(f"Accuracy by labels\n{curves[shown].round(3).to_string()}")
         print(curves[shown].groupby("strategy").mean().round(3).rename(lambda name: f"mean, {name}").to_string())
         report_labels_to_reach(curves)
@@ -285,35 +300,35 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--rare", type=float, help="thin the last class to this share; compared with balance: none")
     parser.add_argument("--labels", type=int, nargs="+", help="measure at these sizes only")
+    parser.add_argument("--without-original", action="store_true", help="leave out the slowest strategy")
     options = parser.parse_args()
+    classifier.EXACT_TEXTS = 0  # bfloat16 where the decision is clear: the same classes, sooner
     sizes = options.labels or list(range(BATCH, 201 if options.rare else 441, BATCH))
     keys = ["data", "seed", "strategy", "labels", "rare", "model"]
     done = pd.read_json(options.out, lines=True) if options.out.exists() else pd.DataFrame(columns=keys)
     rare, model = options.rare or 0.0, name_of(options.model)
     finished = set(done.reindex(columns=keys).fillna(0.0).itertuples(index=False, name=None))
-    for folder in options.data:
-        for seed in options.seeds:
-            wanted = [(folder.name, seed, strategy, n, rare, model) for strategy in STRATEGIES for n in sizes]
-            if finished.issuperset(wanted):
-                continue
-            case = Case(folder, seed, options.model, RunFolder(options.cache / folder.name), options.rare)
-            for strategy in STRATEGIES:
-                chosen: list[int] = []
-                for n in range(BATCH, max(sizes) + 1, BATCH):
-                    chosen += case.choose(chosen, strategy)
-                    key = (folder.name, seed, strategy, n, rare, model)
-                    if n not in sizes or key in finished:
-                        continue
-                    balance = "auto" if strategy == "auto" and options.rare is not None else "none"
-                    row: dict[str, Any] = {
-                        **dict(zip(keys, key, strict=True)),
-                        **case.measure(chosen, balance=balance),
-                    }
-                    add_row(options.out, row)
+    strategies = [strategy for strategy in STRATEGIES if strategy != ORIGINAL or not options.without_original]
+    for folder, seed in itertools.product(options.data, options.seeds):
+        pairs = [(strategy, n) for strategy in strategies for n in sizes if strategy != ORIGINAL or n in SHOWN]
+        wanted = {(folder.name, seed, strategy, n, rare, model) for strategy, n in pairs} - finished
+        if not wanted:
+            continue
+        case = Case(folder, seed, options.model, RunFolder(options.cache / folder.name), options.rare)
+        for strategy in strategies:
+            chosen: list[int] = []
+            balance = "auto" if strategy == "auto" and options.rare is not None else "none"
+            for n in range(BATCH, max(sizes) + 1, BATCH):
+                chosen += case.choose(chosen, "random" if strategy == ORIGINAL else strategy)
+                key = (folder.name, seed, strategy, n, rare, model)
+                if key in wanted:
+                    figures = case.measure_original(chosen) if strategy == ORIGINAL else case.measure(chosen, balance)
+                    add_row(options.out, {**dict(zip(keys, key, strict=True)), **figures})
     rows = pd.read_json(options.out, lines=True)
     names = [folder.name for folder in options.data]
     mine = rows["data"].isin(names) & (rows["rare"] == rare) & (rows["model"] == model)
-    report(rows[mine & rows["labels"].isin(sizes) & rows["seed"].isin(options.seeds)], rare=options.rare is not None)
+    mine &= rows["labels"].isin(sizes) & rows["seed"].isin(options.seeds) & rows["strategy"].isin(strategies)
+    report(rows[mine], rare=options.rare is not None)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@
         --cache FOLDER --out settings.jsonl [--seeds 0 1] [--size 200] [--ways NAME=VALUE ...]
 
 Each way is the package's recipe with one of TrainingSettings changed, on the same texts and labels (few_labels.py:
-chosen actively, 8 % of the small LLM's labels wrong, a tenth given by the large one). Accuracy is against the human
-labels of the test split, and beside each way's mean stands by how much it differs from the package's settings, fit by
-fit, with the standard error. Finished rows are appended to --out, and not computed again.
+chosen actively, 8 % of the small LLM's labels wrong, a tenth given by the large one). `original` is Augmentoolkit's
+fine-tuning on as many random texts. Accuracy is against the human labels of the test split, and beside each way's mean
+stands by how much it differs from the package's settings, fit by fit, with the standard error. Finished rows are
+appended to --out, and not computed again.
 
 On 10 fits (seeds 0 and 1 of the five) none of the eight differs by more than chance explains: -0.6 to +0.6 points, each
 to within 0.2 to 0.5; on clinc_domains and sms_spam, 4 fits, by -0.35 to +0.25. The best of the eight, three times the
@@ -25,7 +26,7 @@ from nbhelpers import classifier
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.training import TrainingSettings
 
-AS_IS = "as it is"
+AS_IS, ORIGINAL = "as it is", "original"
 WAYS = [
     "learning_rate=5e-5",
     "learning_rate=2e-4",
@@ -35,14 +36,15 @@ WAYS = [
     "contrast=1.0",
     "min_steps=100",
     "min_steps=225",
+    ORIGINAL,
 ]
 NOISE, CASCADE, SELECTION = 0.08, 0.1, "auto"
 
 
 def settings_of(way: str) -> TrainingSettings:
     """Example: "min_steps=100" -> the package's settings with so many steps."""
-    name, _, value = way.partition("=")
-    return TrainingSettings() if way == AS_IS else TrainingSettings(**{name: json.loads(value)})
+    name, changes, value = way.partition("=")
+    return TrainingSettings(**{name: json.loads(value)}) if changes else TrainingSettings()
 
 
 def report(rows: pd.DataFrame) -> None:
@@ -70,13 +72,15 @@ def main() -> None:
     for seed, folder in itertools.product(options.seeds, options.data):
         cache = RunFolder(options.cache / folder.name)
         case = Case(folder, seed, options.model, cache, None, noise=NOISE, cascade=CASCADE)
-        chosen = choose(case, options.size, SELECTION, [])
-        for way in ways:
-            case_of = (folder.name, seed, "ours", options.size, SELECTION, NOISE, CASCADE, 0.0)
-            key = (*case_of, made_with(options.model), way)
-            if key not in finished:
-                row = measure(case, chosen, "ours", settings_of(way))
-                add_row(options.out, {**dict(zip(keys, key, strict=True)), **row})
+        for selection, alike in itertools.groupby(ways, key=lambda way: "random" if way == ORIGINAL else SELECTION):
+            chosen = choose(case, options.size, selection, [])
+            for way in alike:
+                recipe = ORIGINAL if way == ORIGINAL else "ours"
+                case_of = (folder.name, seed, recipe, options.size, selection, NOISE, CASCADE, 0.0)
+                key = (*case_of, made_with(options.model), way)
+                if key not in finished:
+                    row = measure(case, chosen, recipe, settings_of(way))
+                    add_row(options.out, {**dict(zip(keys, key, strict=True)), **row})
     rows = read_rows(options.out, keys)
     mine = rows["data"].isin([folder.name for folder in options.data]) & rows["seed"].isin(options.seeds)
     mine &= (rows["size"] == options.size) & rows["way"].isin(ways) & (rows["made_with"] == made_with(options.model))
