@@ -183,14 +183,14 @@ def _dimensions_read(model: Any, layer: torch.nn.Linear) -> int | None:
     return None if read is None else read.ndim
 
 
-def _read_by(model: Any, layer: torch.nn.Linear) -> torch.Tensor | None:
+def _read_by(model: Any, layer: torch.nn.Linear, **mask: torch.Tensor) -> torch.Tensor | None:
     """What the layer reads of two short texts; None if the model does not come that far."""
     import torch
 
     read: list[torch.Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
     with quiet(), suppress(Exception), torch.no_grad():  # each architecture raises its own
-        model(input_ids=_short_texts(model))
+        model(input_ids=_short_texts(model), **mask)
     hook.remove()
     return read[-1] if read else None
 
@@ -202,35 +202,59 @@ def _short_texts(model: Any) -> torch.Tensor:
     return torch.tensor([[2, 3, 4], [4, 3, 2]], device=model.device)
 
 
+def _mask_of_short_texts(model: Any) -> torch.Tensor:
+    """As in a batch of texts of different length."""
+    import torch
+
+    return torch.tensor([[1, 1, 0], [1, 1, 1]], device=model.device)
+
+
 @contextmanager
 def first_token_alone(model: Any) -> Iterator[bool]:
     """Computes of a sequence classifier's last layer, after its attention, only what the head reads: the first token.
 
-    What the model says and learns is the same; of six layers' products an eighth is left out. Where the head reads
-    more, or the layer is built so that it would make a difference, nothing is.
+    What the head reads, says and learns is the same; the layer's other tokens are wrong meanwhile. Of six layers'
+    products an eighth is left out. Where the head reads more, or the layer is built so that it would make a difference,
+    nothing is.
 
     Yields:
         Whether something is left out.
     """
-    import torch
-
-    stacks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList)]
-    last = max(stacks, key=len)[-1] if stacks else model
-    # The attention's last product and the two of the feed-forward part. What is added to them has every token.
-    products = [part for part in last.modules() if isinstance(part, torch.nn.Linear)][-3:]
-    head = output_layer(model)
-    of_all = _read_by(model, head)
-    hooks = [product.register_forward_pre_hook(lambda _, inputs: inputs[0][:, :1]) for product in products]
+    mask, head = _mask_of_short_texts(model), output_layer(model)
+    # The attention's last product and the two of the feed-forward part, as a rule. Their one token is added to what
+    # went around them, and so to each of the tokens there.
+    products: list[torch.nn.Linear] = []
+    hooks = [
+        layer.register_forward_pre_hook(lambda layer, _: products.append(layer))
+        for layer in _linear_layers_of_the_last(model)
+    ]
+    of_all = _read_by(model, head, attention_mask=mask)
+    _remove(hooks)
+    hooks = [product.register_forward_pre_hook(lambda _, inputs: inputs[0][:, :1]) for product in products[-3:]]
     try:
-        of_first = _read_by(model, head)
+        of_first = _read_by(model, head, attention_mask=mask)
         same = of_all is not None and of_first is not None and bool((of_first - of_all).norm() < 1e-5 * of_all.norm())
         if not same:
-            for hook in hooks:
-                hook.remove()
-        yield same
+            _remove(hooks)
+        yield same and bool(hooks)
     finally:
-        for hook in hooks:
-            hook.remove()
+        _remove(hooks)
+
+
+def _remove(hooks: list[Any]) -> None:
+    for hook in hooks:
+        hook.remove()
+
+
+def _linear_layers_of_the_last(model: Any) -> list[torch.nn.Linear]:
+    """Those in the last of the encoder's layers, which are the longest list of modules with such."""
+    import torch
+
+    def linear(part: torch.nn.Module) -> list[torch.nn.Linear]:
+        return [module for module in part.modules() if isinstance(module, torch.nn.Linear)]
+
+    stacks = [part for part in model.modules() if isinstance(part, torch.nn.ModuleList) and linear(part)]
+    return linear(max(stacks, key=len)[-1]) if stacks else []
 
 
 def _linear_layers_to_the_output(model: Any) -> list[torch.nn.Linear]:
@@ -262,12 +286,9 @@ def runs(model: Any) -> bool:
     """Whether the model computes as it is, or under the `autocast` that it is in; a few architectures mix dtypes."""
     import torch
 
-    texts = _short_texts(model)
-    mask = torch.ones_like(texts)
-    mask[0, -1] = 0  # as in a batch of texts of different length
     try:
         with torch.no_grad():
-            model(input_ids=texts, attention_mask=mask)
+            model(input_ids=_short_texts(model), attention_mask=_mask_of_short_texts(model))
     except Exception:  # each architecture raises its own; what it cannot read at all fails in float32, too
         return False
     return True

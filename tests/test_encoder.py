@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from contextlib import suppress
 
 import pytest
 import torch
 from key_words import VOCABULARY, keyword_texts
 from tiny_models import tiny_bert, tiny_distilbert, tiny_encoder, tiny_llama
 
-from nbhelpers import classifier, encoder, training
+from nbhelpers import alignment, classifier, encoder, training
 from nbhelpers.encoder import (
     check_architecture,
     first_token_alone,
@@ -101,28 +102,34 @@ def sequence_classifier(kind, folder, **config):
 
 
 def said_and_learned(model):
-    """Logits and gradients of two texts of different length, and the tokens that the last product of a layer reads."""
-    last = [part for part in model.base_model.modules() if isinstance(part, torch.nn.Linear)]
-    last = [part for part in last if part.in_features == 128][-1]  # the feed-forward part is 128 wide
-    tokens = []
-    hook = last.register_forward_hook(lambda _, inputs, __: tokens.append(inputs[0].shape[1]))
+    """Logits and gradients of two texts of different length, and how many products read one token and how many five."""
+    read = []
+    hooks = [
+        part.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[1]))
+        for part in model.base_model.modules()
+        if isinstance(part, torch.nn.Linear)
+    ]
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     model.zero_grad()
     logits = model(input_ids=torch.tensor([[2, 5, 6, 7, 3], [2, 8, 3, 0, 0]]), attention_mask=mask).logits
     torch.nn.functional.cross_entropy(logits, torch.tensor([0, 2])).backward()
-    hook.remove()
-    return tokens[-1], [logits, *(p.grad for p in model.parameters() if p.grad is not None)]
+    for hook in hooks:
+        hook.remove()
+    return (read.count(1), read.count(5)), [logits, *(p.grad for p in model.parameters() if p.grad is not None)]
 
 
 @pytest.mark.parametrize("kind", ["Bert", "DistilBert", "Roberta", "Electra", "DebertaV2", "ModernBert"])
 def test_the_last_layer_computes_the_first_token_alone_and_learns_the_same(kind, tmp_path):
     model = sequence_classifier(kind, tmp_path)
-    read, expected = said_and_learned(model)
+    (none, every), expected = said_and_learned(model)
     with first_token_alone(model) as is_left_out:
-        read_alone, found = said_and_learned(model)
-    assert (read, read_alone, is_left_out) == (5, 1, True)
+        alone, found = said_and_learned(model)
+    assert is_left_out
+    assert (none, alone) == (0, (3, every - 3))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-6)
-    assert said_and_learned(model)[0] == 5
+    with suppress(KeyError), first_token_alone(model):
+        raise KeyError
+    assert said_and_learned(model)[0] == (0, every)
 
 
 @pytest.mark.parametrize(("kind", "config"), [("ModernBert", {"classifier_pooling": "mean"}), ("Albert", {})])
@@ -131,20 +138,30 @@ def test_nothing_is_left_out_where_the_head_reads_all_tokens_or_layers_share_the
     read, expected = said_and_learned(model)
     with first_token_alone(model) as is_left_out:
         read_alone, found = said_and_learned(model)
-    assert (read, read_alone, is_left_out) == (5, 5, False)
+    assert not is_left_out
+    assert read_alone == read
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
-def test_training_leaves_it_out(tiny_base_model, monkeypatch):
-    real, read = training.minimise, []
+def test_an_encoder_without_layers_leaves_nothing_out(tmp_path):
+    with first_token_alone(sequence_classifier("Bert", tmp_path, num_hidden_layers=0)) as is_left_out:
+        assert not is_left_out
+
+
+@pytest.mark.parametrize("learned_by", [training, alignment])
+def test_both_trainings_leave_it_out(learned_by, tiny_base_model, run, monkeypatch):
+    real, read = learned_by.minimise, []
 
     def minimise(model, *args, **options):
         last = model.bert.encoder.layer[-1].output.dense
         last.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].shape[1]))
         return real(model, *args, **options)
 
-    monkeypatch.setattr(training, "minimise", minimise)
+    monkeypatch.setattr(learned_by, "minimise", minimise)
     texts, labels = keyword_texts(20)
-    settings = TrainingSettings(min_steps=2, epochs=0)
-    fit(texts, labels, classes=sorted(set(labels)), base_model=tiny_base_model, settings=settings)
+    if learned_by is alignment:
+        alignment.aligned_encoder(texts, base_model=tiny_base_model, seed=0, run=run)
+    else:
+        settings = TrainingSettings(min_steps=2, epochs=0)
+        fit(texts, labels, classes=sorted(set(labels)), base_model=tiny_base_model, settings=settings)
     assert set(read) == {1}

@@ -22,13 +22,13 @@ import itertools
 
 import pandas as pd
 from few_labels import KEYS, choose, measure, read_rows
-from selection import Case, add_row, arguments, made_with
+from selection import ORIGINAL, Case, add_row, arguments, made_with
 
 from nbhelpers import classifier
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.training import TrainingSettings
 
-CONTROL, OURS, ORIGINAL = "random,none", "auto,auto", "original"
+CONTROL, OURS = "random,none", "auto,auto"
 WAYS = [CONTROL, "random,auto", "auto,none", OURS, ORIGINAL]
 WANTED_F1, WANTED_RATIO = 0.65, 1.3
 

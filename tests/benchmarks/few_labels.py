@@ -70,10 +70,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import original_style
 import pandas as pd
 import setfit_style
-from selection import BATCH, Case, add_row, arguments, made_with, report_labels_to_reach
+from selection import BATCH, ORIGINAL, Case, add_row, arguments, made_with, report_labels_to_reach
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
 
@@ -88,7 +87,7 @@ from nbhelpers.run_folder import RunFolder
 from nbhelpers.selection import RANDOM, random_part
 from nbhelpers.training import TrainingSettings, fit
 
-RECIPES = ("original", "frozen", "setfit", "plain", "soft", "contrast", "aligned", "ours")
+RECIPES = (ORIGINAL, "frozen", "setfit", "plain", "soft", "contrast", "aligned", "ours")
 CHOSEN_ON = ["trec6", "snips", "scicite", "ag_news", "subj"]  # the training settings; see settings.py
 KEYS = ["data", "seed", "recipe", "size", "selection", "noise", "cascade", "rare", "made_with"]
 
@@ -108,9 +107,8 @@ def measure(case: Case, chosen: list[int], recipe: str, settings: TrainingSettin
         given, found = _with_a_linear_head(case, known, recipe, base)
         proba = np.zeros((len(case.test), len(case.classes)))
         proba[:, [case.classes.index(name) for name in found]] = given
-    elif recipe == "original":
-        texts, labels = known["text"].tolist(), known["label"].tolist()
-        proba = original_style.predict(texts, labels, case.test, classes=case.classes, base_model=base, seed=case.seed)
+    elif recipe == ORIGINAL:
+        proba = case.original(chosen)
     else:
         proba = _fine_tune(case, known, chosen, recipe, replace(settings, seed=case.seed), base)
     seconds = time.process_time() - started
@@ -236,7 +234,7 @@ def _report_noise(rows: pd.DataFrame) -> None:
 def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[200, 400])
-    parser.add_argument("--recipes", nargs="+", default=["original", "plain", "ours"], choices=RECIPES)
+    parser.add_argument("--recipes", nargs="+", default=[ORIGINAL, "plain", "ours"], choices=RECIPES)
     parser.add_argument("--selection", nargs="+", default=["auto"], choices=["random", "auto"])
     parser.add_argument("--noise", type=float, nargs="+", default=[0.08], help="error rates of the small LLM")
     parser.add_argument("--cascade", type=float, nargs="+", default=[0.1], help="shares that the large LLM labels")

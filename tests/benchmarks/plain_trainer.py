@@ -18,7 +18,7 @@ def trainer(model: Any, tokenizer: Any, rows: list[dict[str, Any]], output: str,
     arguments = transformers.TrainingArguments(output, **{"per_device_train_batch_size": 16, **quiet, **options})
     collate = transformers.DataCollatorWithPadding(tokenizer)
     made = transformers.Trainer(model, arguments, train_dataset=rows, data_collator=collate)
-    made.remove_callback(transformers.trainer_callback.PrinterCallback)  # it prints even where nothing is to be logged
+    made.remove_callback(transformers.PrinterCallback)  # it prints even where nothing is to be logged
     return made
 
 

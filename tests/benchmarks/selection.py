@@ -7,8 +7,8 @@ A folder holds data.jsonl (text, label, split) and task.json (task, classes with
 the small one answers from the human labels, wrong at a rate of its own. The classifier is a logistic regression on
 frozen features; few_labels.py does the same with the fine-tuned one. It is trained without the validation texts. Texts
 are chosen by the package, in batches of 40 of a pool of 1,800. Accuracy is against the human labels of the test split.
-`--rare` thins the last class. `original` is Augmentoolkit's fine-tuning on the texts of `random`, which takes minutes a
-size where texts are long. Finished rows are appended to --out, and not computed again.
+`--rare` thins the last class. `original` is Augmentoolkit's fine-tuning on the texts of `random`, at the sizes of the
+table only: it takes minutes a size where texts are long. Finished rows are appended to --out, and not computed again.
 """
 
 import argparse
@@ -227,12 +227,15 @@ class Case:
         predicted = logistic.fit(self.rows[known.index], known["label"]).predict(self.test_rows).tolist()
         return self._figures(chosen, predicted)
 
-    def measure_original(self, chosen: list[int]) -> dict[str, float]:
-        """The same of what Augmentoolkit's fine-tuning makes of the chosen texts."""
+    def original(self, chosen: list[int]) -> np.ndarray[Any, Any]:
+        """(texts of the test split, classes): probabilities by Augmentoolkit's fine-tuning on the chosen texts."""
         known, base = self.train(chosen), find_model(self.model)
         texts, labels = known["text"].tolist(), known["label"].tolist()
-        proba = original_style.predict(texts, labels, self.test, classes=self.classes, base_model=base, seed=self.seed)
-        return self._figures(chosen, [self.classes[place] for place in proba.argmax(axis=1)])
+        return original_style.predict(texts, labels, self.test, classes=self.classes, base_model=base, seed=self.seed)
+
+    def measure_original(self, chosen: list[int]) -> dict[str, float]:
+        """The same figures of Augmentoolkit's fine-tuning."""
+        return self._figures(chosen, [self.classes[place] for place in self.original(chosen).argmax(axis=1)])
 
     def _figures(self, chosen: list[int], predicted: list[str]) -> dict[str, float]:
         true, rare = np.array(self.true), self.classes[-1]
@@ -315,7 +318,7 @@ def main() -> None:
         if not wanted:
             continue
         case = Case(folder, seed, options.model, RunFolder(options.cache / folder.name), options.rare)
-        for strategy in strategies:
+        for strategy in sorted({key[2] for key in wanted}):
             chosen: list[int] = []
             balance = "auto" if strategy == "auto" and options.rare is not None else "none"
             for n in range(BATCH, max(sizes) + 1, BATCH):

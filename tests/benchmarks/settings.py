@@ -5,9 +5,9 @@
 
 Each way is the package's recipe with one of TrainingSettings changed, on the same texts and labels (few_labels.py:
 chosen actively, 8 % of the small LLM's labels wrong, a tenth given by the large one). `original` is Augmentoolkit's
-fine-tuning on as many random texts. Accuracy is against the human labels of the test split, and beside each way's mean
-stands by how much it differs from the package's settings, fit by fit, with the standard error. Finished rows are
-appended to --out, and not computed again.
+fine-tuning on as many random texts, of which the large LLM labels a tenth, too. Accuracy is against the human labels of
+the test split, and beside each way's mean stands by how much it differs from the package's settings, fit by fit, with
+the standard error. Finished rows are appended to --out, and not computed again.
 
 On 10 fits (seeds 0 and 1 of the five) none of the eight differs by more than chance explains: -0.6 to +0.6 points, each
 to within 0.2 to 0.5; on clinc_domains and sms_spam, 4 fits, by -0.35 to +0.25. The best of the eight, three times the
@@ -20,13 +20,13 @@ import json
 
 import pandas as pd
 from few_labels import CHOSEN_ON, KEYS, choose, measure, read_rows
-from selection import Case, add_row, arguments, made_with
+from selection import ORIGINAL, Case, add_row, arguments, made_with
 
 from nbhelpers import classifier
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.training import TrainingSettings
 
-AS_IS, ORIGINAL = "as it is", "original"
+AS_IS = "as it is"
 WAYS = [
     "learning_rate=5e-5",
     "learning_rate=2e-4",
@@ -43,8 +43,8 @@ NOISE, CASCADE, SELECTION = 0.08, 0.1, "auto"
 
 def settings_of(way: str) -> TrainingSettings:
     """Example: "min_steps=100" -> the package's settings with so many steps."""
-    name, changes, value = way.partition("=")
-    return TrainingSettings(**{name: json.loads(value)}) if changes else TrainingSettings()
+    name, _, value = way.partition("=")
+    return TrainingSettings() if way in (AS_IS, ORIGINAL) else TrainingSettings(**{name: json.loads(value)})
 
 
 def report(rows: pd.DataFrame) -> None:

@@ -7,10 +7,9 @@ Texts a second at batches of 16 of a set's train split, for the model and for an
 weights: speed does not depend on them), after a run and five steps that do not count. The ways take turns, `--rounds`
 times, and the median counts; so ratios hold where the machine's speed drifts. The original pads every text to 512
 tokens. The share of the peak is that of the products, forward and backward, at the speed of a large bfloat16 product
-measured beside it. Last comes an iteration as a run does it, by the clock: it weighs 200 labels,
-fine-tunes, calibrates on 50 texts and reads 500 others. `--parity` compares the accuracy on the test split of what
-`fit` makes of the model in bfloat16 and in float32, 200 labels. Finished rows are appended to --out, and not measured
-again.
+measured beside it. Last comes an iteration as a run does it, by the clock: it weighs 200 labels, fine-tunes, calibrates
+on 50 texts and reads 500 others. `--parity` compares the accuracy on the test split of what `fit` makes of the model in
+bfloat16 and in float32, 200 labels. Finished rows are appended to --out, and not measured again.
 """
 
 import argparse
@@ -115,14 +114,15 @@ def peak() -> float:
     return 2 * 2048**3 / min(seconds[1:])
 
 
-def operations_a_text(folder: Path, texts: list[str], classes: list[str]) -> float:
-    """Of all products that are computed, forward and backward; the mean of some texts."""
-    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder, num_labels=len(classes))
+def operations_a_text(folder: Path, texts: list[str]) -> float:
+    """Of the products that training computes, forward and backward, padding and loss aside; the mean of some texts."""
+    model, tokenizer = encoder.load_to_train("AutoModelForSequenceClassification", folder)
     freeze_large_table(model)
+    some = encoder.encode(tokenizer, texts[:COUNTED], TrainingSettings.train_tokens)
     with encoder.first_token_alone(model), FlopCounterMode(display=False) as counter:
-        for ids in encoder.encode(transformers.AutoTokenizer.from_pretrained(folder), texts[:COUNTED], 256):
-            model(input_ids=torch.tensor([ids])).logits.sum().backward()
-    return counter.get_total_flops() / COUNTED
+        for ids in some:
+            model(**encoder.padded(tokenizer, [ids], model.device)).logits.sum().backward()
+    return counter.get_total_flops() / len(some)
 
 
 def distilbert(like: Path, folder: Path) -> Path:
@@ -161,13 +161,14 @@ def speed(
         for folder, (way, run) in itertools.product(shapes.values(), ways.items()):
             if way != "original":
                 run(folder, texts, labels, classes, steps)  # does not count: the first products set up their kernels
+        operations = {shape: operations_a_text(folder, texts) for shape, folder in shapes.items()}
         for (shape, folder), number in itertools.product(shapes.items(), range(rounds)):
             for way, run in ways.items():
                 if (shape, way, number) in finished:
                     continue
                 few = NOT_COUNTED + 2 if way == "original" else steps
                 rate = run(folder, texts, labels, classes, few)
-                used = operations_a_text(folder, texts, classes) * rate / peak() if way == "ours" else None
+                used = operations[shape] * rate / peak() if way == "ours" else None
                 row = {"shape": shape, "way": way, "round": number, "texts_a_second": rate, "share_of_peak": used}
                 add_row(out, {**what, **row})
                 yield row
