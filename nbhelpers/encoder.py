@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,10 +188,9 @@ def _read_by(model: Any, layer: torch.nn.Linear, **mask: torch.Tensor) -> torch.
     import torch
 
     read: list[torch.Tensor] = []
-    hook = layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
-    with quiet(), suppress(Exception), torch.no_grad():  # each architecture raises its own
+    watched = layer.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    with watched, quiet(), suppress(Exception), torch.no_grad():  # each architecture raises its own
         model(input_ids=_short_texts(model), **mask)
-    hook.remove()
     return read[-1] if read else None
 
 
@@ -210,40 +209,28 @@ def _mask_of_short_texts(model: Any) -> torch.Tensor:
 
 
 @contextmanager
-def first_token_alone(model: Any) -> Iterator[bool]:
+def first_token_alone(model: Any) -> Iterator[None]:
     """Computes of a sequence classifier's last layer, after its attention, only what the head reads: the first token.
 
     What the head reads, says and learns is the same; the layer's other tokens are wrong meanwhile. Of six layers'
     products an eighth is left out. Where the head reads more, or the layer is built so that it would make a difference,
     nothing is.
-
-    Yields:
-        Whether something is left out.
     """
     mask, head = _mask_of_short_texts(model), output_layer(model)
-    # The attention's last product and the two of the feed-forward part, as a rule. Their one token is added to what
-    # went around them, and so to each of the tokens there.
     products: list[torch.nn.Linear] = []
-    hooks = [
-        layer.register_forward_pre_hook(lambda layer, _: products.append(layer))
-        for layer in _linear_layers_of_the_last(model)
-    ]
-    of_all = _read_by(model, head, attention_mask=mask)
-    _remove(hooks)
-    hooks = [product.register_forward_pre_hook(lambda _, inputs: inputs[0][:, :1]) for product in products[-3:]]
-    try:
+    with ExitStack() as watched:
+        for layer in _linear_layers_of_the_last(model):
+            watched.enter_context(layer.register_forward_pre_hook(lambda layer, _: products.append(layer)))
+        of_all = _read_by(model, head, attention_mask=mask)
+    with ExitStack() as hooks:
+        # The attention's last product and the two of the feed-forward part, as a rule. Their one token is added to what
+        # went around them, and so to each of the tokens there.
+        for layer in products[-3:]:
+            hooks.enter_context(layer.register_forward_pre_hook(lambda _, inputs: inputs[0][:, :1]))
         of_first = _read_by(model, head, attention_mask=mask)
-        same = of_all is not None and of_first is not None and bool((of_first - of_all).norm() < 1e-5 * of_all.norm())
-        if not same:
-            _remove(hooks)
-        yield same and bool(hooks)
-    finally:
-        _remove(hooks)
-
-
-def _remove(hooks: list[Any]) -> None:
-    for hook in hooks:
-        hook.remove()
+        if of_all is None or of_first is None or not (of_first - of_all).norm() < 1e-5 * of_all.norm():
+            hooks.close()
+        yield
 
 
 def _linear_layers_of_the_last(model: Any) -> list[torch.nn.Linear]:
