@@ -103,22 +103,22 @@ def local_path(name: str | Path) -> Path | None:
 def fastest_dtype() -> torch.dtype:
     """torch.bfloat16 where this CPU multiplies matrices clearly faster in it, else torch.float32.
 
-    Measured once a process (about 50 ms): a processor without bfloat16 units emulates them, many times slower.
+    Measured once a process (about 50 ms): a processor without bfloat16 units emulates them, many times slower. The two
+    take turns, so that what else the machine does for a moment slows down both.
     """
     import torch
 
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        matrix = torch.ones(512, 512, dtype=dtype)
+    matrices = {dtype: torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)}
+    seconds = dict.fromkeys(matrices, float("inf"))
+    for matrix in matrices.values():
         torch.mm(matrix, matrix)  # the first product sets up the kernel
-        best = float("inf")
-        for _ in range(6):
+    for _ in range(6):
+        for dtype, matrix in matrices.items():
             start = time.perf_counter()
             torch.mm(matrix, matrix)
-            best = min(best, time.perf_counter() - start)
-            if best > 0.05:  # emulated: no need to wait for the rest
-                break
-        seconds[dtype] = best
+            seconds[dtype] = min(seconds[dtype], time.perf_counter() - start)
+        if seconds[torch.bfloat16] > 0.05:  # emulated: no need to wait for the rest
+            break
     return torch.bfloat16 if seconds[torch.bfloat16] < 0.8 * seconds[torch.float32] else torch.float32
 
 

@@ -384,6 +384,22 @@ def test_the_type_whose_products_take_longer_is_not_chosen(
     fastest_dtype.cache_clear()
 
 
+def test_a_machine_that_is_busy_for_a_moment_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    products = []
+
+    def product(a: torch.Tensor, b: torch.Tensor) -> None:
+        products.append(a.dtype)
+        busy = 7 < len(products) <= 14
+        time.sleep(0.03 if busy else 0.01 if a.dtype == torch.float32 else 0.001)
+
+    monkeypatch.setattr(torch, "mm", product)
+    fastest_dtype.cache_clear()
+    assert fastest_dtype() is torch.bfloat16
+    fastest_dtype.cache_clear()
+
+
 def test_importing_the_module_loads_no_library() -> None:
     code = "import sys, nbhelpers.models; print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(Path(models.__file__).parents[1])}
