@@ -44,6 +44,7 @@ NOISE_LARGE, NOISE_LARGE_RARE = 0.02, 0.01
 ANSWER = ["label", "confidence"]
 LABELS_OF_RANDOM = 400  # what active selection must reach with fewer
 SHOWN = (40, 80, 120, 200, 400)  # of all sizes, and the only ones of `original`
+CHOICE = 1  # raise it when other texts would be chosen, or the LLMs answer otherwise: selection, cascade, `answer`
 
 
 def answer(
@@ -69,8 +70,8 @@ def name_of(model: str) -> str:
 
 
 def made_with(model: str) -> str:
-    """What a row is made with, beside its keys: of another encoder or recipe it says nothing."""
-    return f"{name_of(model)}, recipe {training.RECIPE}, alignment {alignment.RECIPE}"
+    """What a row is made with, beside its keys: of another encoder, recipe or choice it says nothing."""
+    return f"{name_of(model)}, recipe {training.RECIPE}, alignment {alignment.RECIPE}, choice {CHOICE}"
 
 
 def arguments(doc: str, *, seeds: Sequence[int] = range(5)) -> argparse.ArgumentParser:
