@@ -13,7 +13,7 @@ from typing import Any
 
 from nbhelpers.completions import Token
 
-TOP_LOGPROBS = 20  # the most that OpenAI gives
+TOP_LOGPROBS, FEW_LOGPROBS = 20, 5  # the most that OpenAI gives, and that some others do
 _NAMED = re.compile(r'"label"\s*:\s*|final label\W*')  # what the label stands behind
 
 
@@ -23,6 +23,7 @@ class AnswerForm:
 
     schema: bool = False
     logprobs: bool = False
+    top_logprobs: int = TOP_LOGPROBS
 
     def parameters(self, classes: Sequence[str]) -> dict[str, Any]:
         """The request's parameters; none for a plain question."""
@@ -40,7 +41,7 @@ class AnswerForm:
                 "json_schema": {"name": "label", "strict": True, "schema": schema},
             }
         if self.logprobs:
-            added |= {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+            added |= {"logprobs": True, "top_logprobs": self.top_logprobs}
         return added
 
 

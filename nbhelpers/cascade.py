@@ -3,7 +3,7 @@
 Doubt comes from the label's confidence and a cross-validated classifier together (see doubt); a text that got no label
 is most in doubt. At each iteration so many texts are sent on that the large LLM was asked about `labeling.cascade` of
 all texts so far that no person has labelled. Which texts were sent, and when, is kept in the label store, so that an
-iteration that is repeated has the same labels.
+iteration that is repeated has the same labels; what the large LLM could not label, it is not asked about again.
 """
 
 import json
@@ -120,7 +120,7 @@ def _taken_over(labels: pd.DataFrame, sent: set[str], rules: str, config: Config
     chosen = labels["chunk_id"].isin(sent)
     if not chosen.any():
         return labels
-    large = label_chunks(labels[chosen], size="large", rules=rules, config=config, store=store)
+    large = label_chunks(labels[chosen], size="large", rules=rules, config=config, store=store, again=False)
     answered = large[large["label"].notna() & (large["reason"] != NOT_ASKED)].set_index("chunk_id")
     made = labels.copy()
     rows = made["chunk_id"].isin(answered.index)

@@ -51,6 +51,9 @@ LONGEST_WAIT_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 120.0
 TOLD_AFTER_SECONDS = 5.0  # without any answer
 RETRIED = frozenset({408, 409, 425, 429})  # and every 5xx
+# How an endpoint says that it does not take `extra` parameters; some crash at them, and answer 500.
+EXTRA_REFUSED = frozenset({400, 403, 404, 422, 501})
+EXTRA_ATTEMPTS = 3
 CHECK: list[Message] = [{"role": "user", "content": "Reply with the word OK."}]
 CHECK_MAX_TOKENS = 500  # a model that thinks needs them before it says OK
 
@@ -74,6 +77,7 @@ class _Trouble:
     least_wait: float = 0.0
     unreachable: bool = False
     too_many: bool = False
+    crashed: bool = False  # at this request perhaps
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ class ApiChat:
 
     async def __aenter__(self) -> Self:
         self._last_answer: float | None = None
-        self._taken = False  # whether a prompt was
+        self._taken = self._extra_taken = False  # whether a prompt was, and whether one with `extra` parameters
         self._told = False
         self._client = openai.AsyncOpenAI(
             base_url=self.settings.base_url,
@@ -213,11 +217,14 @@ class ApiChat:
                         outcome = Reply(str(outcome), "refused", 0, 0, 0.0)
                     if isinstance(outcome, Reply):
                         self._answered()
-                        self._taken |= outcome.finish_reason not in ("not_taken", "refused")
+                        if outcome.finish_reason not in ("not_taken", "refused"):
+                            self._taken, self._extra_taken = True, self._extra_taken or bool(extra)
                         placed = False
                         self._throttle.served()
                         return _with_tokens(outcome, *lost)
                     attempts += 1
+                    if outcome.crashed and extra and not self._extra_taken and attempts >= EXTRA_ATTEMPTS:
+                        return Reply(None, "not_taken", *lost, 0.0)
                     broke_off = outcome.unreachable and used != (0, 0)
                     # An endpoint that is told to hurry answers later: waits grow, and are never quite the same.
                     wait = min(FIRST_WAIT_SECONDS * 2 ** min(attempts - 1, 10), LONGEST_WAIT_SECONDS)
@@ -298,7 +305,7 @@ class ApiChat:
                 if self._gives_up_parameter(error, {name: sent[name] for name in sent if name not in extra}):
                     max_tokens = None
                     continue
-                if error.status_code in (400, 404, 422) and extra:
+                if error.status_code in EXTRA_REFUSED and extra:
                     return Reply(None, "not_taken", 0, 0, time.monotonic() - asked), nothing
                 refusal = self._refusal(error)
                 if refusal is not None and error.status_code in (400, 413, 422):
@@ -307,7 +314,8 @@ class ApiChat:
                     raise refusal from None
                 wait = retry_after(error.response.headers.get("retry-after"))
                 problem = f"{error.status_code}: {self._clean(message_of(error))}"
-                return _Trouble(problem, wait, too_many=error.status_code == 429), nothing
+                status = error.status_code
+                return _Trouble(problem, wait, too_many=status == 429, crashed=status == 500), nothing
             except openai.APIConnectionError as error:
                 if _never_sent(error):
                     return _Trouble(self._clean(cause_of(error)), unreachable=True), nothing

@@ -98,6 +98,7 @@ class LabelStore:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._lock = threading.RLock()
+        self._known: set[str] = set()  # answers that came, or were counted as cached, since it was opened
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             # Autocommit: transactions are begun and ended by _transaction alone.
@@ -176,6 +177,7 @@ class LabelStore:
             db.execute("INSERT OR IGNORE INTO prompts VALUES (?, ?)", (prompt_id, messages))
             db.execute(f"INSERT OR IGNORE INTO answers VALUES ({','.join('?' * len(answer))})", answer)
             self._count_call(db, (key, chunk_id, model, size, kind, 1, "", reply, *used, now))
+            self._known.add(key)
             db.execute("DELETE FROM in_flight WHERE key = ?", (key,))
 
     def record_failure(
@@ -253,17 +255,19 @@ class LabelStore:
             first, last = db.execute("SELECT min(created), max(created) FROM calls").fetchone()
         return None if first is None else (first, last)
 
-    def count_cached(self, n: int) -> None:
-        """Adds to the number of answers that were served from here in place of a call."""
+    def count_cached(self, keys: Iterable[str]) -> None:
+        """Adds to `cached` the answers under these keys that were there when this store was opened, each once."""
         with self._transaction() as db:
+            new = set(keys) - self._known
+            self._known |= new
             db.execute(
                 "INSERT INTO counters VALUES ('cached', ?) "
                 "ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
-                (int(n),),
+                (len(new),),
             )
 
     def cached(self) -> int:
-        """How many answers were served from here in place of a call."""
+        """How many answers of earlier starts were served from here in place of a call."""
         with self._guard() as db:
             row = db.execute("SELECT value FROM counters WHERE name = 'cached'").fetchone()
         return 0 if row is None else int(row[0])

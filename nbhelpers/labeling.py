@@ -14,13 +14,13 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from nbhelpers.answer_forms import AnswerForm, label_probabilities
+from nbhelpers.answer_forms import FEW_LOGPROBS, AnswerForm, label_probabilities
 from nbhelpers.chat import ApiChat, ChatSettings, run_async
 from nbhelpers.completions import Reply
 from nbhelpers.config import Config, Size
@@ -44,7 +44,12 @@ HOPELESS = 5  # texts whose replies all name no class, of a model that has never
 FINAL = frozenset({"content_filter", "context_length", "refused"})  # asking again would bring the same
 BLOCK = 1000  # rows that are worked on at once
 NOT_ASKED = "not asked: cost.budget_usd is spent"
-FORMS = (AnswerForm(schema=True, logprobs=True), AnswerForm(logprobs=True), AnswerForm(schema=True))
+FORMS = (
+    AnswerForm(schema=True, logprobs=True),
+    AnswerForm(logprobs=True),
+    AnswerForm(logprobs=True, top_logprobs=FEW_LOGPROBS),
+    AnswerForm(schema=True),
+)
 COLUMNS = ["chunk_id", "text", "label", "confidence", "reason", "source", "reply"]
 
 
@@ -75,7 +80,9 @@ def label_prompt(config: Config, rules: str) -> LabelPrompt:
     return LabelPrompt(template, config.classification.classes, config.classification.desc, rules, notices)
 
 
-def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config, store: LabelStore) -> pd.DataFrame:
+def label_chunks(
+    chunks: pd.DataFrame, *, size: Size, rules: str, config: Config, store: LabelStore, again: bool = True
+) -> pd.DataFrame:
     """Labels chunks, asking only for what the store does not hold.
 
     Args:
@@ -84,6 +91,7 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
         rules: as in the run folder.
         config: model, endpoint and classes.
         store: gets every answer at once.
+        again: whether texts whose label failed before are asked about again.
     Returns:
         A row for each chunk, in order: chunk_id, text, label (class name, missing where it failed), confidence (0 to
         1, missing where the LLM gives none), reason (why it failed, else ""), source (`size`), reply.
@@ -99,7 +107,7 @@ def label_chunks(chunks: pd.DataFrame, *, size: Size, rules: str, config: Config
         return texts.assign(key=[stored_under(config, size, text=text, prompt=shared) for text in texts["text"]])
 
     table = _by_blocks(chunks[["chunk_id", "text"]].reset_index(drop=True), keyed)
-    failed = _ask_missing(table, size, prompt, config, store)
+    failed = _ask_missing(table, size, prompt, config, store, again=again)
     if api.mode == "local":
         labels = _best_classes(table, config.classification.classes, store)
     else:
@@ -145,27 +153,44 @@ def _best_classes(table: pd.DataFrame, classes: Sequence[str], store: LabelStore
 
 
 def _ask_missing(
-    table: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore, *, sampled: bool = False
+    table: pd.DataFrame,
+    size: Size,
+    prompt: LabelPrompt,
+    config: Config,
+    store: LabelStore,
+    *,
+    again: bool = True,
+    sampled: bool = False,
 ) -> dict[str, tuple[str, str]]:
     """Asks for the answers to chunk_id, text and key that the store does not hold; (reason, reply) of what failed.
 
-    `sampled` answers are further ones to a text, asked for at a higher temperature.
+    What failed before and is not asked about `again`, or for want of money, failed as it did then. `sampled` answers
+    are further ones to a text, asked for at a higher temperature.
     """
     missing = _by_blocks(table, lambda rows: rows[~rows["key"].isin(store.answered(rows["key"]))])
-    store.count_cached(len(table) - len(missing))
+    store.count_cached(set(table["key"]) - set(missing["key"]))
+    failed = _failed_before(missing["key"], store)
+    missing = missing if again else missing[~missing["key"].isin(failed)]
     if missing.empty:
-        return {}
+        return failed
     api = config.api_of(size)
     bar_of = progress_bar(len(missing), desc=f"labelling ({api.model})", unit="further answer" if sampled else "text")
     with one_step(store.path.parent), bar_of as bar:
         if api.mode == "local":
             _score(missing, size, prompt, config, store, bar)
-            return {}
+            return failed
         asker = _Asker(size, prompt, config, store, bar, sampled=sampled)
         waiting = missing[["chunk_id", "text", "key"]].itertuples(index=False, name=None)
         with contextlib.suppress(BudgetError):  # what was bought by then is used
             run_async(asker.ask_all(waiting, len(missing)))
-        return asker.failed
+        return failed | asker.failed
+
+
+def _failed_before(keys: "pd.Series[str]", store: LabelStore) -> dict[str, tuple[str, str]]:
+    """Of these keys, those under which a call has failed: (reason, reply) of the last one."""
+    calls = store.failures()
+    calls = calls[calls["key"].isin(keys)]
+    return dict(zip(calls["key"], zip(calls["reason"], calls["reply"].fillna(""), strict=True), strict=True))
 
 
 def _votes(labels: pd.DataFrame, size: Size, prompt: LabelPrompt, config: Config, store: LabelStore) -> pd.DataFrame:
@@ -333,7 +358,7 @@ class _Asker:
             reply, taken = answered
             as_json = (reply.text or "").lstrip().startswith("{")
             sure = label_probabilities(reply.tokens, self._label(row), self.classes) is not None
-            usable.append(AnswerForm(schema=form.schema and as_json, logprobs=form.logprobs and sure))
+            usable.append(replace(taken, schema=taken.schema and as_json, logprobs=taken.logprobs and sure))
             if usable[-1] == form or (form == FORMS[0] == taken and not as_json):
                 break
         # Knowing how sure the model is counts for more than JSON, which the plain form hardly ever falls short of.
@@ -383,6 +408,7 @@ class _Asker:
                     break
                 if reply.finish_reason == "length":
                     max_tokens = min(max_tokens * MORE_TOKENS, MOST_TOKENS)
+                form = replace(form, schema=False)  # some take it, and then answer "{}" or blanks without end
                 continue
             sure = label_probabilities(reply.tokens, label, self.classes)
             self.store.put_answer(

@@ -153,7 +153,7 @@ def ask_large(config: Config, asked: list[Message], store: LabelStore, *, beside
     key = stored_under(config, "large", text="", prompt=asked, sample=int(beside))
     kept = store.get_answers([key]).get(key)
     if kept is not None:
-        store.count_cached(1)
+        store.count_cached([key])
         return str(kept.reply)
     with one_step(store.path.parent):
         return _ask_large(config, asked, store, key, beside)

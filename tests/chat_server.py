@@ -60,7 +60,7 @@ class ChatServer:
         key: the API key to insist on; a wrong one is repeated in the error, as some servers do.
         models: the model names that it knows and lists; None knows all and has no list.
         faults: sent first, one a call, before `answer` is asked.
-        refused_parameters: names that get a 400, as newer models give for some.
+        refused_parameters: names that get `refused_status`, as newer models give for some.
     Attributes:
         requests: the parsed body of every call; `calls`: their number; `peak`: most at once.
         answered: last message -> how many good answers (not faults) were given to it.
@@ -77,10 +77,12 @@ class ChatServer:
         models: Iterable[str] | None = None,
         faults: Iterable[Fault] = (),
         refused_parameters: Iterable[str] = (),
+        refused_status: int = 400,
     ) -> None:
         self.answer, self.latency, self.limit, self.retry_after, self.key = answer, latency, limit, retry_after, key
         self.models = None if models is None else list(models)
         self.faults, self.refused_parameters = deque(faults), set(refused_parameters)
+        self.refused_status = refused_status
         self.lock = threading.Lock()
         self.reset()
 
@@ -130,7 +132,7 @@ class ChatServer:
             return Fault(404, f"The model `{model}` does not exist.", code="model_not_found")
         for name in sorted(self.refused_parameters & set(request)):
             message = f"Unsupported parameter: '{name}' is not supported with this model."
-            return Fault(400, message, code="unsupported_parameter", param=name)
+            return Fault(self.refused_status, message, code="unsupported_parameter", param=name)
         with self.lock:
             fault = self.faults.popleft() if self.faults else None
         said = fault or self.answer(model, messages)

@@ -1,6 +1,7 @@
 """The cascade: the most doubtful labels are asked of the large LLM, once, and the same again in a repeated run."""
 
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ from runs_made import LABELLER, WORDS, WordFits, dataset, prepare, texts_of, wri
 from nbhelpers import cascade
 from nbhelpers.config import Config
 from nbhelpers.label_store import LabelStore
+from nbhelpers.labeling import ASKED_AGAIN
 from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder, write_json
 
@@ -197,6 +199,20 @@ def test_where_the_large_llm_names_no_class_the_small_ones_label_stays(opened: O
     rounds.step()
     assert rounds.final.row["failed_labels"] == 0
     assert set(rounds.final.labels["source"]) == {"small"}
+
+
+def test_the_large_llm_is_not_asked_again_about_what_it_could_not_label(opened: Open, server: ChatServer) -> None:
+    def some_in_vain(model: str, messages: list[dict[str, Any]]) -> Any:
+        return "no idea" if model == "big" and ODD in (shown_text(messages) or "") else answer(model, messages)
+
+    rounds = opened(cascade=0.25, max_iters=3)
+    server.answer = some_in_vain
+    server.reset()
+    rounds.run_until_done()
+    opened(cascade=0.25, max_iters=3).run_until_done()
+    times = Counter(asked(server, "big"))
+    assert {times[text] for text in times if ODD in text} == {1 + ASKED_AGAIN}
+    assert rounds.report()["llm"]["cached"] == 0  # all was bought since the label store was opened
 
 
 def test_a_text_without_a_label_is_sent_first_and_the_share_is_kept(opened: Open, server: ChatServer) -> None:

@@ -402,6 +402,36 @@ def test_a_refused_parameter_is_recognised_by_the_message_alone(message: str, le
         assert set(server.requests[0]) - set(server.requests[1]) == {left_out}
 
 
+def ask_more(server: ChatServer, *faults: Fault) -> Reply:
+    """With log-probabilities, which were given before the faults came."""
+
+    async def main() -> Reply:
+        async with ApiChat(settings(server)) as endpoint:
+            await endpoint.complete(HELLO, extra={"logprobs": True})
+            server.reset()
+            server.faults.extend(faults)
+            return await endpoint.complete(HELLO, extra={"logprobs": True})
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize(("status", "calls"), [(400, 1), (403, 1), (404, 1), (422, 1), (501, 1), (500, 3)])
+def test_more_parameters_that_an_endpoint_does_not_take_are_no_refusal(status: int, calls: int) -> None:
+    async def main() -> Reply:
+        async with ApiChat(settings(server)) as endpoint:
+            return await endpoint.complete(HELLO, extra={"logprobs": True})
+
+    with ChatServer(echo, refused_parameters=["logprobs"], refused_status=status) as server:
+        reply = asyncio.run(main())
+        assert (reply.text, reply.finish_reason, server.calls) == (None, "not_taken", calls)
+
+
+def test_faults_of_an_endpoint_that_takes_more_parameters_pass() -> None:
+    with ChatServer(echo) as server:
+        assert ask_more(server, *[Fault(500)] * 4).text == "m heard hello"
+        assert [request["logprobs"] for request in server.requests] == [True] * 5
+
+
 def test_never_more_calls_at_once_than_allowed_and_no_order_is_lost() -> None:
     async def main(server: ChatServer) -> list[Reply]:
         async with ApiChat(settings(server, concurrency=5)) as endpoint:

@@ -256,13 +256,15 @@ def test_what_a_killed_call_may_have_cost_is_written_off_once(store: LabelStore)
     assert (store.write_off(), store.write_off(), store.written_off()) == (0.125, 0.125, 0.125)
 
 
-def test_cached_answers_are_counted_over_runs(tmp_path: Path) -> None:
-    for _ in range(2):
+def test_an_answer_is_cached_once_in_each_start_after_the_one_that_bought_it(tmp_path: Path) -> None:
+    for bought in ("a", "b", "c"):
         with LabelStore(tmp_path / "labels.sqlite") as store:
-            store.count_cached(20)
-            store.count_cached(0)
+            store.put_answer(key=bought, kind="label", size="small", model="m", prompt=PROMPT)
+            there = sorted({"a", "b", "c"}, key="abc".index)[: "abc".index(bought) + 1]
+            store.count_cached(there)
+            store.count_cached(there)
     with LabelStore(tmp_path / "labels.sqlite") as store:
-        assert store.cached() == 40
+        assert store.cached() == 0 + 1 + 2
 
 
 def test_several_threads_may_use_one_store(store: LabelStore) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
-from chat_server import DROP, Answer, ChatServer, Fault, Said, keyword_labeller, shown_text
+from chat_server import DROP, Answer, ChatServer, Fault, Said, confident, keyword_labeller, shown_text
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
@@ -299,6 +299,20 @@ def test_a_failed_label_is_asked_for_again_next_time(make_config: MakeConfig, st
         assert server.calls == 1
 
 
+def test_what_failed_before_and_is_not_asked_again_failed_as_it_did(make_config: MakeConfig, store: LabelStore) -> None:
+    prices = {f"cost_per_million_{size}_{way}": 1.0 for size in ("large", "small") for way in ("input", "output")}
+    with ChatServer(by_text({"Item 1": "music"}, LABELLER)) as server:
+        config = make_config(server.url)
+        first = label(some(3), config, store)
+        assert first["reason"].tolist() == ["", "no final label in 'music'", ""]
+        server.reset()
+        later = label_chunks(some(3), size="small", rules=RULES, config=config, store=store, again=False)
+        pd.testing.assert_frame_equal(later, first)
+        spent = make_config(server.url, cost={**prices, "budget_usd": 1e-9})
+        pd.testing.assert_frame_equal(label(some(3), spent, store), first)
+        assert server.calls == 0
+
+
 def test_all_texts_may_fail(make_config: MakeConfig, store: LabelStore) -> None:
     with ChatServer(lambda model, messages: "no idea") as server:
         labels = label(some(3), make_config(server.url), store)
@@ -551,7 +565,8 @@ def test_a_second_call_asks_nothing(make_config: MakeConfig, run: RunFolder) -> 
             pd.testing.assert_frame_equal(label(some(6), config, store), first)
             assert (server.calls, store.cached()) == (6, 6)
             label(some(8), config, store)
-            assert (server.calls, store.cached()) == (8, 12)
+            label(some(8), config, store)
+            assert (server.calls, store.cached()) == (8, 6)
 
 
 @pytest.mark.parametrize(
@@ -746,7 +761,6 @@ def test_an_interrupted_local_run_keeps_the_finished_batches(
     assert 0 < len(kept) < len(LONG)
     monkeypatch.undo()
     labels = label(LONG, config, store)
-    assert store.cached() == len(kept)
     assert store.usage()["calls"].item() == len(LONG)
     assert labels["label"].notna().all()
 
@@ -884,6 +898,54 @@ def test_json_answers_are_used_where_the_endpoint_gives_them(make_config: MakeCo
         assert labels["label"].tolist() == true_labels(chunks)
         assert (server.calls, server.asked_twice) == (12, [])
         assert all("response_format" in body and "logprobs" not in body for body in server.requests[3:])
+
+
+@pytest.mark.parametrize("status", [400, 403, 500])
+def test_an_endpoint_that_refuses_to_say_how_sure_it_is_labels_all_the_same(
+    status: int, make_config: MakeConfig, store: LabelStore
+) -> None:
+    with ChatServer(LABELLER, refused_parameters=["logprobs"], refused_status=status) as server:
+        config = make_config(server.url)
+        labels = label(some(9), config, store)
+        assert labels["label"].tolist() == true_labels(labels)
+        server.reset()
+        assert label(some(12), config, store)["label"].notna().all()
+        assert server.calls == 3  # what the endpoint takes is known by now
+
+
+def test_fewer_alternatives_are_asked_for_where_an_endpoint_gives_no_more(
+    make_config: MakeConfig, store: LabelStore
+) -> None:
+    sure = confident(LABELLER, CLASSES, 0.7)
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        if server.requests[-1].get("top_logprobs", 0) > 5:
+            return Fault(400, "top_logprobs must be less than or equal to 5")
+        return sure(model, messages)
+
+    with ChatServer(answer) as server:
+        config = make_config(server.url, system={"concurrency_limit": 1})
+        labels = label(some(9), config, store)
+        assert labels["label"].tolist() == true_labels(labels)
+        assert labels["confidence"].tail(7).tolist() == pytest.approx([0.7] * 7)  # the first two were asked in vain
+        assert all(body["top_logprobs"] == 5 for body in server.requests[4:])
+
+
+@pytest.mark.parametrize("said", ["", "{}", Said("\n \n ", finish_reason="length")])
+def test_an_endpoint_that_takes_a_schema_and_does_not_answer_by_it_costs_no_label(
+    said: str | Said, make_config: MakeConfig, store: LabelStore
+) -> None:
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        return said if "response_format" in server.requests[-1] else LABELLER(model, messages)
+
+    with ChatServer(answer) as server:
+        config = make_config(server.url, system={"concurrency_limit": 1})
+        labels = label(some(9), config, store)
+        assert labels["label"].tolist() == true_labels(labels)
+        assert server.calls == 11  # two of the forms tried have a schema
+        label(some(12), config, store)
+        assert not any("response_format" in body for body in server.requests[11:])
+        assert server.calls == 14
 
 
 def test_a_plain_form_can_be_asked_for(make_config: MakeConfig, store: LabelStore) -> None:

@@ -247,7 +247,7 @@ def test_usage_counts_failed_calls_and_both_llms(make_config: MakeConfig, store:
     count(store, "large", 1_000_000, 500_000)
     count(store, "small", 2_000_000, 100_000)
     count(store, "small", 1_000_000, 300_000, failed=True)
-    store.count_cached(5)
+    store.count_cached(["a", "b", "c", "d", "e"])
     prices = {
         "cost_per_million_large_input": 2.0,
         "cost_per_million_large_output": 8.0,

@@ -775,6 +775,30 @@ def test_where_the_money_ends_what_was_bought_is_used_and_the_status_says_so(
     assert [row["labels"] for row in report["iterations"]] == ([20, 20 + bought] if bought else [20])
 
 
+def test_a_failed_label_that_there_is_no_money_to_ask_for_again_undoes_no_iteration(
+    start: Start, server: ChatServer, fits: WordFits, run: RunFolder, store: LabelStore
+) -> None:
+    fits.blind = [ALL] * 3
+    prices = {f"cost_per_million_{size}_{way}": 4.0 for size in ("large", "small") for way in ("input", "output")}
+    first = start(texts=USUAL, cost=prices, labeling={"answer_form": "plain"})
+    unclear: list[str] = []
+
+    def answer(model: str, messages: list[dict[str, Any]]) -> Any:
+        text = shown_text(messages)
+        if not unclear and text is not None:
+            unclear.append(text)
+        return "I am not sure." if text in unclear else LABELLER(model, messages)
+
+    server.answer = answer
+    report, calls = first.run_until_done(), server.calls
+    assert [row["failed_labels"] for row in report["iterations"]] == [1, 1, 1]
+    spent = {**prices, "budget_usd": usage(first.config, store)["cost_usd"]}
+    again = start(cost=spent, labeling={"answer_form": "plain"}).run_until_done()
+    assert (server.calls, run.iterations(), len(fits.made)) == (calls, [1, 2, 3], 3)
+    assert again["status"] == report["status"] == "max_iters"
+    assert [row["labels"] for row in again["iterations"]] == [row["labels"] for row in report["iterations"]]
+
+
 def test_the_cost_follows_from_the_prices(start: Start, server: ChatServer, fits: WordFits) -> None:
     prices = {f"cost_per_million_{size}_{way}": 2.0 for size in ("large", "small") for way in ("input", "output")}
     report = start(texts=USUAL, cost=prices).run_until_done()
