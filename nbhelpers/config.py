@@ -21,6 +21,7 @@ from nbhelpers.errors import ConfigError
 _PACKAGE_PARENT = Path(__file__).resolve().parent.parent
 ENV_REFERENCE = re.compile(r"\$\{(\w+)\}")
 SECRET_IN_URL = re.compile(r"//\S*@|\?")  # a password, or a query, which may hold a key
+NEARLY_A_REFERENCE = re.compile(r"\$.*|\{.*\}|%\w+%|(?!YOUR)[A-Z][A-Z0-9_]*_KEY")
 # What people write where a server wants no key. Anything else that is not ${NAME} counts as a secret.
 NO_KEYS = {"", "none", "null", "no", "na", "n/a", "-", "x", "empty", "local", "ollama", "not-needed", "dummy", "test"}
 COHERE_URL = "https://api.cohere.ai/compatibility/v1"
@@ -77,6 +78,14 @@ class Api(Section):
     def _explain_cohere(cls, value: object) -> object:
         if isinstance(value, str) and value.lower() == "cohere":
             raise ValueError(f"write mode: api with base_url: {COHERE_URL} (Cohere's OpenAI-compatible endpoint)")
+        return value
+
+    @field_validator("large_api_key", "small_api_key")
+    @classmethod
+    def _check_key(cls, value: str) -> str:
+        key = value.strip()
+        if NEARLY_A_REFERENCE.fullmatch(key) and not ENV_REFERENCE.fullmatch(key):
+            raise ValueError("write ${NAME}, where NAME is the environment variable that holds the key")
         return value
 
     @field_validator("large_base_url", "small_base_url")

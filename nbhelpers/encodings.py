@@ -76,17 +76,19 @@ def find_encoding(data: bytes, *, declared: str | None = None, whole: bool = Tru
         if data.startswith(magic):
             raise DocumentError(f"not text: it is {what} under another name")
     if b"\0" in data:
-        try:
-            return _utf16_without_mark(data)
-        except DocumentError:
-            if data.count(0) >= len(data) / 1000:
-                raise
-            data = data.replace(b"\0", b"")  # a few in a log or an export: readers drop them
+        rest = data.replace(b"\0", b"")  # a few in a log or an export: readers drop them
+        if data.count(0) > 1 + len(data) / 10 or not _is_plain_utf8(rest):
+            try:
+                return _utf16_without_mark(data)
+            except DocumentError:
+                if data.count(0) >= len(data) / 1000:
+                    raise
+        data = rest
     # In EBCDIC nearly every letter is past ASCII, and "@" is its space.
     is_ebcdic = _count(rb"[\x80-\xff]", data) > len(data) / 4 and data.count(b" ") < len(data) / 100
     if is_ebcdic and data.count(b"@") > len(data) / 20 and _try_decode(data, "utf-8") is None:
         raise DocumentError("in EBCDIC, a mainframe's encoding: convert it to UTF-8")
-    if _count(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]", data) > max(len(data) / 50, 1):
+    if _is_binary(data):
         raise DocumentError("not text: binary content")
     if re.search(rb"\x1b\$[@B]", data) and _try_decode(data, "iso2022_jp_2") is not None:
         return "iso2022_jp_2"
@@ -133,6 +135,17 @@ def listed(numbers: list[int], *, word: str) -> str:
     if len(numbers) > 5:
         return f"{word}s {', '.join(map(str, numbers[:5]))} and {len(numbers) - 5} more"
     return f"{word}s {', '.join(map(str, numbers[:-1]))} and {numbers[-1]}"
+
+
+def _is_plain_utf8(data: bytes) -> bool:
+    """Not so in UTF-16: most letters past ASCII have a byte there that UTF-8 has not, or a control character."""
+    few_breaks = _count(rb"[\t-\r]", data) <= len(data) / 4
+    return few_breaks and not _is_binary(data) and _try_decode(data, "utf-8") is not None
+
+
+def _is_binary(data: bytes) -> bool:
+    """More control characters than text has."""
+    return _count(rb"[\x01-\x08\x0e-\x1a\x1c-\x1f\x7f]", data) > max(len(data) / 50, 1)
 
 
 def _count(pattern: bytes, data: bytes) -> int:

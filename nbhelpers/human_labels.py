@@ -5,6 +5,7 @@ They outrank every LLM's in training; those of test texts change no test label, 
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import pandas as pd
 
 from nbhelpers.audit import Support, TruthEstimate, support_claim, truth_interval
 from nbhelpers.config import Config
-from nbhelpers.encodings import listed
-from nbhelpers.errors import ConfigError
+from nbhelpers.encodings import decode, listed
+from nbhelpers.errors import ConfigError, DocumentError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.run_folder import RunFolder
 
@@ -124,27 +125,8 @@ def read_human_labels(
     Raises:
         ConfigError: the file cannot be read, lacks columns, or has no usable row.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # fields past the header's, such as after a comma
-            # A class may be called "None" or "NA", so only an empty field means that there is no label.
-            table = pd.read_csv(
-                path, dtype=str, index_col=False, keep_default_na=False, na_values=[""], skip_blank_lines=False
-            )
-    except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"path.human_labels: {path} could not be read ({error}). Write a .csv: text, label."
-        ) from None
-    table.columns = table.columns.str.strip()
-    keys = next((k for k in (["chunk_id"], ["text"], ["source", "position"]) if set(k) <= set(table.columns)), None)
-    if keys is None or "label" not in table:
-        raise ConfigError(
-            f"path.human_labels: {path} has the columns {', '.join(table.columns)}. "
-            "Give label and one of: chunk_id; text; source and position."
-        )
+    table, keys = _read_columns(path)
     problems: list[str] = []
-    table = table.apply(lambda column: column.str.strip()).replace("", np.nan).assign(row=table.index + 2)
-    table = table[table.drop(columns="row").notna().any(axis=1)]
     if "drawn" not in table:
         table["drawn"] = "chosen"
     table["drawn"] = table["drawn"].fillna("chosen").str.lower()
@@ -154,7 +136,7 @@ def read_human_labels(
         nonlocal table
         if bad.any():
             values = "" if shown is None else f": {', '.join(map(repr, table.loc[bad, shown].unique()[:5]))}"
-            problems.append(f"{listed(table.loc[bad, 'row'].tolist(), word='row')} left out, {why}{values}.")
+            problems.append(f"{listed(table.loc[bad, 'row_number'].tolist(), word='row')} left out, {why}{values}.")
             table = table[~bad]
 
     leave_out(table["label"].isna(), "without a label")
@@ -170,6 +152,64 @@ def read_human_labels(
     if table.empty:
         raise ConfigError(f"path.human_labels: no row of {path} can be used. {' '.join(problems) or 'It is empty.'}")
     return table.drop_duplicates("chunk_id")[["chunk_id", "label", "drawn"]].reset_index(drop=True), problems
+
+
+def check_human_labels(config: Config) -> None:
+    """Raises a ConfigError where `path.human_labels` cannot be read or lacks columns."""
+    if config.path.human_labels is not None:
+        _read_columns(config.path.human_labels)
+
+
+def read_label_file(path: str | Path, *, key: str, form: str) -> pd.DataFrame:
+    """A .csv that a person made, with commas, semicolons or tabs between its columns, in any usual encoding.
+
+    Args:
+        key: the config's, which an error names.
+        form: the columns that it should have, for an error.
+    Returns:
+        All values as text without white space around them, missing where there is none; names of columns in lower
+        case, where no two differ in that alone; row_number, as a spreadsheet shows it. Rows without any value are
+        left out.
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    try:
+        text, _ = decode(Path(path).read_bytes())
+        head = text.partition("\n")[0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pd.errors.ParserWarning)  # fields past the header's, such as after a comma
+            # A class may be called "None" or "NA", so only an empty field means that there is no label.
+            table = pd.read_csv(
+                io.StringIO(text),
+                sep=max(",;\t", key=head.count),
+                dtype=str,
+                index_col=False,
+                keep_default_na=False,
+                na_values=[""],
+                skip_blank_lines=False,
+            )
+    except (OSError, ValueError, DocumentError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{key}: {path} could not be read ({reason}). Write a .csv: {form}.") from None
+    names = table.columns.str.strip()
+    table.columns = names.str.lower() if names.str.lower().is_unique else names
+    table = table.apply(lambda column: column.str.strip()).replace("", np.nan).assign(row_number=table.index + 2)
+    if "position" in table:
+        table["position"] = table["position"].str.replace(r"\.0+$", "", regex=True)  # a column of numbers, some missing
+    filled: pd.DataFrame = table[table.drop(columns="row_number").notna().any(axis=1)]
+    return filled
+
+
+def _read_columns(path: str | Path) -> tuple[pd.DataFrame, list[str]]:
+    """The rows of `path.human_labels`, and the columns that say which text each is about."""
+    table = read_label_file(path, key="path.human_labels", form="text, label")
+    keys = next((k for k in (["chunk_id"], ["text"], ["source", "position"]) if set(k) <= set(table.columns)), None)
+    if keys is None or "label" not in table:
+        raise ConfigError(
+            f"path.human_labels: {path} has the columns {', '.join(table.columns.drop('row_number'))}. "
+            "Give label and one of: chunk_id; text; source and position."
+        )
+    return table, keys
 
 
 def _keys(table: pd.DataFrame, columns: Sequence[str]) -> pd.Series[Any]:

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from nbhelpers.chunking import Chunk, chunk_id, cut, near_duplicate_groups, truncate
-from nbhelpers.config import Config
+from nbhelpers.config import Config, repository_root
 from nbhelpers.documents import list_files, read_document
 from nbhelpers.encoder import check_architecture, token_lengths, token_limit
 from nbhelpers.errors import ConfigError, DocumentError
@@ -98,7 +98,10 @@ def input_files(config: Config) -> list[Path]:
     check_output(config)
     folder, output = config.path.input_dir, config.path.output_dir.resolve()
     if not folder.is_dir():
-        raise ConfigError(f"path.input_dir: {folder} is not a folder. Write the path of the folder with your texts.")
+        raise ConfigError(
+            f"path.input_dir: {folder} is not a folder. Write the path of the folder with your texts; "
+            f"a relative one starts at {repository_root()}."
+        )
     given = [config.classification.rules_file, config.path.prompts, config.path.default_prompts]
     others = {place.resolve() for place in given if place is not None}
     if output not in folder.resolve().parents:  # else what it holds is not all output

@@ -13,7 +13,7 @@ from nbhelpers.ingest import check_output
 from nbhelpers.label_store import LabelStore
 from nbhelpers.lock import one_step
 from nbhelpers.pictures import save_figure
-from nbhelpers.prediction import read_truth
+from nbhelpers.prediction import check_labels_of_people
 from nbhelpers.progress import interactive
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.stages import begin, find_stage, finish
@@ -75,10 +75,10 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
         config = load_config(namespace["config_path"], overrides=overrides)
     file = None if given else find_file(namespace["config_path"])
     check_output(config)
-    if stage > "02_rules":  # before more is paid for; where each text stands, for which label, is known after 01
-        read_truth(config)
-    check_extras(config)
     folder = RunFolder(config.path.output_dir)
+    if stage > "02_rules":  # before more is paid for; where each text stands, for which label, is known after 01
+        check_labels_of_people(config, folder)
+    check_extras(config)
     with one_step(folder.root):
         read = begin(find_stage(stage), config, folder)
     return Run(stage, config, folder, LabelStore(folder.labels), by_hand, read, file)

@@ -88,7 +88,8 @@ def _jsonl_rows(path: Path, encoding: str, text_column: str, warnings: list[str]
             row_number += 1
             first = first or line[:1]
             row, problem = _json_object(line)
-            text = row.pop(text_column, None)
+            alike = [key for key in row if key.casefold() == text_column.strip().casefold()]
+            text = row.pop(text_column if text_column in row or len(alike) != 1 else alike[0], None)
             if isinstance(text, str) and text.strip():
                 used += 1
                 yield row_number, text, row

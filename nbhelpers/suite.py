@@ -16,6 +16,7 @@ from nbhelpers.config import Config
 from nbhelpers.config_file import find_file, load_config
 from nbhelpers.errors import NbhelpersError, RunFolderError
 from nbhelpers.evaluation import target_as_set
+from nbhelpers.human_labels import check_human_labels
 from nbhelpers.ingest import input_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import check_llms
@@ -56,6 +57,7 @@ def run_suite(
     # Mistakes are found before anything is written or paid for.
     input_files(config)
     read_truth(config)
+    check_human_labels(config)
     stale = dropwhile(lambda stage: stage not in forced and not what_changed(stage, config, run), STAGES[1:])
     sizes = {size for stage in stale for size in stage.asks(config)}
     if sizes:

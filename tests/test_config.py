@@ -126,6 +126,19 @@ def test_a_reference_is_read_from_the_environment_when_used(monkeypatch: pytest.
         secret(config.api.large_api_key, key="api.large_api_key")
 
 
+@pytest.mark.parametrize(
+    "value", ["$MY_KEY", "${MY_KEY:-x}", "${env:MY_KEY}", "$(cat key)", "{{MY_KEY}}", "%MY_KEY%", "OPENAI_API_KEY"]
+)
+def test_what_is_nearly_a_reference_is_not_taken_for_a_key(value: str) -> None:
+    [line] = problems(content(api__small_api_key=value))
+    assert line.startswith("api.small_api_key: (hidden): write ${NAME}, where NAME is the environment variable")
+
+
+@pytest.mark.parametrize("value", ["sk-abc_KEY", "YOUR_API_KEY", "EMPTY", "a$b", "", "${MY_KEY}"])
+def test_what_may_be_a_key_is_one(value: str) -> None:
+    assert parse_config(content(api__small_api_key=value)).api.small_api_key == value
+
+
 @pytest.mark.parametrize("value", ["", " ", "none", "NULL", "not-needed", "ollama", "EMPTY"])
 def test_words_for_no_key_are_no_key(value: str) -> None:
     assert not is_literal_key(value)

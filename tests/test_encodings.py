@@ -68,6 +68,22 @@ def test_a_stray_zero_byte_makes_no_binary():
     assert clean(decoded) == text
 
 
+@pytest.mark.parametrize("text", ["Ok", "Ok then", "A naïve café", "Привет, мир", "text,label\nGood,praise\n"])
+def test_nor_does_one_make_a_short_text_chinese(text):
+    for data in (text.encode() + b"\0", b"\0" + text.encode()):
+        decoded, named = decode(data)
+        assert (clean(decoded), named) == (text, "utf-8")
+
+
+@pytest.mark.parametrize(
+    "text", ["Bonjour, monde", "Привет, мир", "नमस्ते दुनिया", "ਸਤ ਸ੍ਰੀ ਅਕਾਲ", "宿泊しました。\n", "여행 후기", "Γειά σου"]
+)
+@pytest.mark.parametrize("times", [1, 5])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_short_utf16_without_a_mark_is_recognised(text, times, encoding):
+    assert decode((text * times).encode(encoding)) == (text * times, encoding)
+
+
 @pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
 def test_utf16_without_a_mark_may_have_few_zero_bytes(encoding):
     text = "\n".join(["また来年も家族で利用したいと思います。" * 60] * 4)

@@ -44,9 +44,12 @@ def read(tmp_path):
         "label,position,source\nweather,0,a.txt\nsport,1,a.txt\nNone,0,b.txt\n",
         "chunk_id,text,label,note\nc1,other,weather,\nc2,,sport,x\n\nc3,,None,\n,,,\n",
         "chunk_id, label\nc1,weather,\nc2,sport,\nc3,None,\n",  # a space in the head, a comma at every end
+        "Label,label,chunk_id\n,weather,c1\n,sport,c2\n,None,c3\n",
+        "Source;Position;Label\na.txt;0.0;weather\na.txt;1.0;sport\nb.txt;0.0;None\n;;\n",
+        "chunk_id\tlabel\tnote\nc1\tweather\tà voir\nc2\tsport\tdéjà vu\nc3\tNone\tça va\n",
     ],
 )
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
 def test_labels_are_read_by_id_by_text_and_by_place(read, text, encoding):
     table, problems = read(text, encoding)
     assert table.to_numpy().tolist() == [

@@ -469,19 +469,32 @@ def test_without_a_truth_there_is_nothing_to_compare(make_config: MakeConfig, ru
 
 
 @pytest.mark.parametrize(
-    ("truth", "message"),
+    "truth",
     [
-        ("source,position,label\na,0,sport\na,1,politics\na,2,wether\n", "not classes: sport, wether"),
-        ("source,label\na,sports\n", "has no column position"),
-        ("file,row,class\na,0,sports\n", "has no column label, position, source"),
-        ("source,position,label\nz.txt,0,sports\n", "no source and position in .* is one of the input texts"),
-        ("source,position,label\na,first,sports\n", "could not be read .* Write a .csv: source, position, label"),
-        ("", "could not be read .* Write a .csv: source, position, label"),
-        ("source,position,label\na,0,sports,more,fields\nb,1,sports\n", None),
+        "source,position,label\na,0,sports \n,,\n\na,1,sports\n",
+        "Source; Position; Label\na;0;sports\na;1;sports\n",
+        "source,position,label\na,0.0,sports\na,1.0,sports\nb,,\n",
     ],
 )
-def test_a_faulty_truth_file_is_one_sentence(compare: Callable[..., Any], truth: str, message: str | None) -> None:
-    with pytest.raises(ConfigError, match=f"^path.truth: .*{message or ''}") as error:
+def test_a_truth_is_read_as_spreadsheets_write_it(compare: Callable[..., Any], truth: str) -> None:
+    assert compare(PREDICTED, truth, TESTED)["classifier against the truth"][0] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("truth", "message"),
+    [
+        ("source,position,label\na,0,sport\na,1,politics\na,2,wether\n", "not classes: 'sport', 'wether'"),
+        ("source,label\na,sports\n", "has no column position: it has source, label"),
+        ("file;row;class\na;0;sports\n", "has no column label, position, source: it has file, row, class"),
+        ("source,position,label\na,0,\na,1,\n", "no row of .* has source, position and label"),
+        ("source,position,label\nz.txt,0,sports\n", "no source and position in .* is one of the input texts"),
+        ("source,position,label\na,first,sports\n", "holds positions that are no numbers, such as 'first'"),
+        ("", "could not be read .* Write a .csv: source, position, label"),
+        ("source,position,label\na,0,sports\nb,1,sports,more,fields\n", "could not be read"),
+    ],
+)
+def test_a_faulty_truth_file_is_one_sentence(compare: Callable[..., Any], truth: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^path.truth: .*{message}") as error:
         compare(PREDICTED, truth, TESTED)
     assert "\n" not in str(error.value)
 

@@ -67,6 +67,12 @@ def test_the_text_column_can_be_named(put):
     assert rows_of(put("a.csv", "body,text\nx,y\n"), text_column="body")[0] == [("x", {"text": "y"})]
 
 
+def test_its_case_does_not_matter_where_one_column_is_alike(put):
+    rows = '{"Text": "x", "id": 1}\n{"text": "y", "TEXT": "z"}\n{"Text": "v", "TEXT": "w"}\n'
+    assert rows_of(put("a.jsonl", rows))[0] == [("x", {"id": 1}), ("y", {"TEXT": "z"})]
+    assert rows_of(put("a.csv", "Text,id\nx,1\n"))[0] == [("x", {"id": "1"})]
+
+
 def test_json_escapes_that_no_file_can_hold_are_replaced(put):
     line = json.dumps({"text": "a\ud800b\0c \U0001f600", "n": float("nan"), "k": {"\udfff": ["\ud800"]}})
     ((text, metadata),), _ = rows_of(put("a.jsonl", line))

@@ -433,6 +433,20 @@ def truth_of_another_task(case: Case, server: ChatServer) -> dict[str, Any]:
     return {"path": {"truth": str(case.folder / "truth.csv")}}
 
 
+def missing_human_labels(case: Case, server: ChatServer) -> dict[str, Any]:
+    return {"path": {"human_labels": str(case.folder / "nowhere.csv")}}
+
+
+def truth_of_other_texts(case: Case, server: ChatServer) -> dict[str, Any]:
+    (case.folder / "truth.csv").write_text("source,position,label\nanother file.txt,0,spam\n")
+    return {"path": {"truth": str(case.folder / "truth.csv")}}
+
+
+def human_labels_of_other_texts(case: Case, server: ChatServer) -> dict[str, Any]:
+    (case.folder / "mine.csv").write_text("text,label\nanother text,spam\n")
+    return {"path": {"human_labels": str(case.folder / "mine.csv")}}
+
+
 def output_that_cannot_be_made(case: Case, server: ChatServer) -> dict[str, Any]:
     case.output.mkdir()
     (case.output / "notebooks").write_text("a file")
@@ -476,7 +490,10 @@ def no_such_model(case: Case, server: ChatServer) -> dict[str, Any]:
         (empty_folder, "holds no files"),
         (one_folder, "is path.input_dir too"),
         (missing_truth, "nowhere.csv could not be read"),
-        (truth_of_another_task, "not classes: ham"),
+        (truth_of_another_task, "not classes: 'ham'"),
+        (truth_of_other_texts, "no source and position"),
+        (missing_human_labels, "nowhere.csv could not be read"),
+        (human_labels_of_other_texts, "no text has this text: 'another text'"),
         (output_that_cannot_be_made, "notebooks cannot be made"),
         (wrong_key, "api.large_api_key"),
         (unknown_model, "api.small_model"),
@@ -501,7 +518,10 @@ def test_a_mistake_is_one_message_before_anything_is_paid_for(
         assert not [body for body in server.requests if shown_text(body["messages"]) is not None]
 
 
-@pytest.mark.parametrize("mistake", [missing_folder, empty_folder, one_folder, missing_truth, truth_of_another_task])
+@pytest.mark.parametrize(
+    "mistake",
+    [missing_folder, empty_folder, one_folder, missing_truth, truth_of_another_task, missing_human_labels],
+)
 def test_a_wrong_path_is_found_before_an_llm_is_tried_or_a_file_written(
     make_case: MakeCase, mistake: Callable[..., dict[str, Any]]
 ) -> None:
@@ -612,18 +632,20 @@ def test_json_config_overrides_from_and_a_failure_that_is_mended(
     make_case: MakeCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     case = make_case(["not spam", "spam"], [100, 60])
-    truth = case.folder / "truth.csv"
-    truth.write_text("source,position,label\nanother file.txt,0,spam\n")
+    in_the_way = RunFolder(case.output).predictions
+    in_the_way.parent.mkdir(parents=True)
+    in_the_way.write_text("a file")
     with ChatServer(case.answer) as server:
         config = case.folder / "config.json"
         config.write_text(json.dumps(case.sections(server.url)), "utf-8")
         changes = ["--set", "training.test_set_size=40", "--set", "training.max_iters=1"]
-        code, printed = run(str(config), *changes, "--set", f"path.truth={truth}")
+        code, printed = run(str(config), *changes)
         assert code == 1
-        assert "path.truth: no source and position" in printed
+        assert f"{in_the_way.name}" in printed
         assert case.report["status"] == "failed"
         assert case.report["iterations"][0]["test_size"] == 40
         before = server.calls
+        in_the_way.unlink()
         monkeypatch.delenv("NBHELPERS_TEST_KEY")  # no LLM is asked from here on
         code, printed = run(str(config), *changes)
         assert code == 0, printed
