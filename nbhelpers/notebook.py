@@ -76,7 +76,7 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
     file = None if given else find_file(namespace["config_path"])
     check_output(config)
     folder = RunFolder(config.path.output_dir)
-    if stage > "02_rules":  # before more is paid for; where each text stands, for which label, is known after 01
+    if stage > "01_ingest":  # before anything is paid for; where each text stands is known by then
         check_labels_of_people(config, folder)
     check_extras(config)
     with one_step(folder.root):

@@ -439,12 +439,12 @@ def missing_human_labels(case: Case, server: ChatServer) -> dict[str, Any]:
 
 def truth_of_other_texts(case: Case, server: ChatServer) -> dict[str, Any]:
     (case.folder / "truth.csv").write_text("source,position,label\nanother file.txt,0,spam\n")
-    return {"path": {"truth": str(case.folder / "truth.csv")}}
+    return {"path": {"truth": str(case.folder / "truth.csv")}, "training": {"test_set_size": 20}}
 
 
 def human_labels_of_other_texts(case: Case, server: ChatServer) -> dict[str, Any]:
     (case.folder / "mine.csv").write_text("text,label\nanother text,spam\n")
-    return {"path": {"human_labels": str(case.folder / "mine.csv")}}
+    return {"path": {"human_labels": str(case.folder / "mine.csv")}, "training": {"test_set_size": 20}}
 
 
 def output_that_cannot_be_made(case: Case, server: ChatServer) -> dict[str, Any]:
@@ -535,7 +535,7 @@ def test_a_wrong_path_is_found_before_an_llm_is_tried_or_a_file_written(
 
 
 @pytest.mark.parametrize(
-    ("stage", "mistake"), [("01_ingest", one_folder), ("02_rules", one_folder), ("04_train", missing_truth)]
+    ("stage", "mistake"), [("01_ingest", one_folder), ("02_rules", missing_truth), ("04_train", missing_truth)]
 )
 def test_a_notebook_opened_by_hand_finds_a_wrong_path_before_it_writes(
     make_case: MakeCase, stage: str, mistake: Callable[..., dict[str, Any]]
