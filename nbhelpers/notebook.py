@@ -10,10 +10,10 @@ from nbhelpers.config_file import IGNORED_AT_TOP, find_file, load_config, parse_
 from nbhelpers.errors import ConfigError
 from nbhelpers.export import check_extras
 from nbhelpers.ingest import check_output
+from nbhelpers.label_files import check_labelled_texts
 from nbhelpers.label_store import LabelStore
 from nbhelpers.lock import one_step
 from nbhelpers.pictures import save_figure
-from nbhelpers.prediction import check_labels_of_people
 from nbhelpers.progress import interactive
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.stages import begin, find_stage, finish
@@ -77,7 +77,7 @@ def open_run(stage: str, namespace: Mapping[str, Any]) -> Run:
     check_output(config)
     folder = RunFolder(config.path.output_dir)
     if stage > "01_ingest":  # before anything is paid for; where each text stands is known by then
-        check_labels_of_people(config, folder)
+        check_labelled_texts(config, folder)
     check_extras(config)
     with one_step(folder.root):
         read = begin(find_stage(stage), config, folder)

@@ -16,9 +16,10 @@ import pandas as pd
 
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
-from nbhelpers.errors import ConfigError, RunFolderError
+from nbhelpers.errors import RunFolderError
 from nbhelpers.evaluation import accuracy_interval, target_as_set
-from nbhelpers.human_labels import check_human_labels, human_labels, read_label_file
+from nbhelpers.human_labels import human_labels
+from nbhelpers.label_files import read_truth, without_text
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
 from nbhelpers.lock import one_step
@@ -103,7 +104,7 @@ def compare_with_truth(
         run.truth_shares.unlink(missing_ok=True)  # an earlier run's, which had a truth
         return {}
     table = predictions.merge(truth, on=["source", "position"], how="inner").drop_duplicates("chunk_id")
-    unknown = _without_text(truth, config, run)
+    unknown = without_text(truth, config, run)
     if table.empty:
         run.truth_shares.unlink(missing_ok=True)
         print("path.truth: none of its texts was predicted, so nothing is compared.")
@@ -132,60 +133,6 @@ def compare_with_truth(
     found = {name: dict(zip(("share", "low", "high", "texts"), v, strict=True)) for name, v in shares.items()}
     run.write_truth_shares(_final_number(run), found)
     return shares
-
-
-def read_truth(config: Config) -> pd.DataFrame | None:
-    """The labels of `path.truth`: source, position, true_label; None where it is not given.
-
-    Raises:
-        ConfigError: the file cannot be read, lacks columns, holds no label or names unknown classes.
-    """
-    file = config.path.truth
-    if file is None:
-        return None
-    columns = ["source", "position", "label"]
-    truth = read_label_file(file, key="path.truth", form=", ".join(columns))
-    missing = set(columns) - set(truth.columns)
-    if missing:
-        there = ", ".join(truth.columns.drop("row_number"))
-        raise ConfigError(f"path.truth: {file} has no column {', '.join(sorted(missing))}: it has {there}.")
-    truth = truth[columns].dropna().rename(columns={"label": "true_label"})
-    unknown = sorted(set(truth["true_label"]) - set(config.classification.classes))
-    if unknown:
-        raise ConfigError(f"path.truth: {file} holds labels that are not classes: {', '.join(map(repr, unknown))}.")
-    unread = truth.loc[~truth["position"].str.fullmatch(r"\d+"), "position"]
-    if len(unread):
-        raise ConfigError(f"path.truth: {file} holds positions that are no numbers, such as {unread.iloc[0]!r}.")
-    if truth.empty:
-        raise ConfigError(f"path.truth: no row of {file} has source, position and label. Fill it in, or drop the key.")
-    return truth.astype({"position": "int64"})
-
-
-def check_labels_of_people(config: Config, run: RunFolder) -> None:
-    """That `path.truth` and `path.human_labels` can be used with the texts of the run, as far as these are known.
-
-    Raises:
-        ConfigError: one of them cannot.
-    """
-    truth = read_truth(config)
-    check_human_labels(config)
-    if not run.occurrences.exists():
-        return
-    if truth is not None:
-        _without_text(truth, config, run)
-    if config.path.human_labels is not None:
-        with LabelStore(run.labels) as store:
-            human_labels(config, run, store)
-
-
-def _without_text(truth: pd.DataFrame, config: Config, run: RunFolder) -> pd.DataFrame:
-    """The rows of the truth that name none of the texts; that all do not is a ConfigError."""
-    places = run.read_table(run.occurrences, made_by="01_ingest")[["source", "position"]].drop_duplicates()
-    both = truth.merge(places, on=["source", "position"], how="left", indicator=True)
-    unknown = both[both["_merge"] == "left_only"]
-    if len(unknown) == len(truth):
-        raise ConfigError(f"path.truth: no source and position in {config.path.truth} is one of the input texts.")
-    return unknown
 
 
 def _predict_all(config: Config, run: RunFolder, store: LabelStore) -> pd.DataFrame:

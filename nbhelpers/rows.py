@@ -9,7 +9,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,26 @@ def read_rows(path: Path, *, text_column: str, warnings: list[str]) -> tuple[str
     encoding = _find_encoding(path)
     rows = _jsonl_rows if path.suffix.lower() in JSONL else _csv_rows
     return encoding, rows(path, encoding, text_column, warnings)
+
+
+def dialect(head: str, wanted: str, *, default: str) -> tuple[str, int]:
+    """How the csv module reads a file that begins so: delimiter and quoting.
+
+    The delimiter is the one under which the header holds the wanted column, else the most columns. One column has none
+    at all, so a comma in its texts is a comma, and `default` something that no text contains.
+    """
+    head = re.sub(r"\Asep=.\r?\n", "", head)
+    best, widest = default, (False, 1)
+    for delimiter in ",\t;|":
+        header = [name.strip() for name in next(csv.reader(head.splitlines(keepends=True), delimiter=delimiter), [])]
+        known = wanted.strip().casefold() in map(str.casefold, header)
+        if len(header) > 1 and (known, len(header)) > widest:
+            best, widest = delimiter, (known, len(header))
+    lines = [line for line in head.splitlines()[:-1] if line]
+    even = len({line.count("\t") for line in lines}) == 1
+    if best == "\t" and even and any(re.search(r'(^|\t)"[^"\t]*(\t|$)', line) for line in lines):
+        return best, csv.QUOTE_NONE  # tab-separated text as it comes: a quote mark that opens a text is part of it
+    return best, csv.QUOTE_MINIMAL
 
 
 def _find_encoding(path: Path) -> str:
@@ -88,8 +108,7 @@ def _jsonl_rows(path: Path, encoding: str, text_column: str, warnings: list[str]
             row_number += 1
             first = first or line[:1]
             row, problem = _json_object(line)
-            alike = [key for key in row if key.casefold() == text_column.strip().casefold()]
-            text = row.pop(text_column if text_column in row or len(alike) != 1 else alike[0], None)
+            text = row.pop(_named(row, text_column) or text_column, None)
             if isinstance(text, str) and text.strip():
                 used += 1
                 yield row_number, text, row
@@ -129,7 +148,7 @@ def _csv_rows(path: Path, encoding: str, text_column: str, warnings: list[str]) 
     used, row_number = 0, -1
     with _open(path, encoding, newline="") as file:
         head = file.read(100_000).removeprefix("\ufeff").lstrip("\r\n")
-        delimiter, quoting = _dialect(head, text_column, default="\t" if path.suffix.lower() == ".tsv" else "\x1f")
+        delimiter, quoting = dialect(head, text_column, default="\t" if path.suffix.lower() == ".tsv" else "\x1f")
         file.seek(0)
         # A second byte order mark too: some programs write two.
         clear = (line.removeprefix("" if place else "\ufeff").replace("\0", "") for place, line in enumerate(file))
@@ -196,30 +215,17 @@ def _swallowed(lines: list[str], columns: int, delimiter: str, quoting: int) -> 
     return len(lines) > ENDLESS or (len(inner) >= LIKE_ROWS and set(inner) == {columns - 1} and columns > 1)
 
 
-def _dialect(head: str, text_column: str, *, default: str) -> tuple[str, int]:
-    """Delimiter and quoting: the delimiter under which the header holds the text column, else the most columns.
-
-    One column has no delimiter at all, so a comma in its texts is a comma: `default` is what no text contains.
-    """
-    head = re.sub(r"\Asep=.\r?\n", "", head)
-    best, widest = default, (False, 1)
-    for delimiter in ",\t;|":
-        header = [name.strip() for name in next(csv.reader(head.splitlines(keepends=True), delimiter=delimiter), [])]
-        known = text_column.strip().casefold() in map(str.casefold, header)
-        if len(header) > 1 and (known, len(header)) > widest:
-            best, widest = delimiter, (known, len(header))
-    lines = [line for line in head.splitlines()[:-1] if line]
-    even = len({line.count("\t") for line in lines}) == 1
-    if best == "\t" and even and any(re.search(r'(^|\t)"[^"\t]*(\t|$)', line) for line in lines):
-        return best, csv.QUOTE_NONE  # tab-separated text as it comes: a quote mark that opens a text is part of it
-    return best, csv.QUOTE_MINIMAL
+def _named(names: Collection[str], wanted: str) -> str | None:
+    """The wanted name, or the only one that differs from it in case alone."""
+    if wanted in names:
+        return wanted
+    alike = [name for name in names if name.casefold() == wanted.strip().casefold()]
+    return alike[0] if len(alike) == 1 else None
 
 
 def _text_column(header: list[str], text_column: str) -> int:
-    if text_column in header:
-        return header.index(text_column)
-    alike = [place for place, name in enumerate(header) if name.casefold() == text_column.strip().casefold()]
-    if len(alike) == 1:
-        return alike[0]
+    name = _named(header, text_column)
+    if name is not None:
+        return header.index(name)
     named = ", ".join(f'"{name}"' for name in header[:10] if name) or "none"
     raise DocumentError(f'no column "{text_column}": the columns are {named}; set path.text_column')

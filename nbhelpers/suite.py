@@ -16,14 +16,13 @@ from nbhelpers.config import Config
 from nbhelpers.config_file import find_file, load_config
 from nbhelpers.errors import NbhelpersError, RunFolderError
 from nbhelpers.evaluation import target_as_set
-from nbhelpers.human_labels import check_human_labels
 from nbhelpers.ingest import input_files
+from nbhelpers.label_files import check_label_files
 from nbhelpers.label_store import LabelStore
 from nbhelpers.llms import check_llms
 from nbhelpers.lock import one_run
 from nbhelpers.money import dollars
 from nbhelpers.page_words import TRUTH_ROW, quotable
-from nbhelpers.prediction import read_truth
 from nbhelpers.run_folder import RunFolder
 from nbhelpers.stages import STAGES, Stage, find_stage, forget_failure, note_failure, what_changed
 
@@ -56,8 +55,7 @@ def run_suite(
     forced = STAGES[STAGES.index(find_stage(start)) :] if start is not None else ()
     # Mistakes are found before anything is written or paid for.
     input_files(config)
-    read_truth(config)
-    check_human_labels(config)
+    check_label_files(config)
     stale = dropwhile(lambda stage: stage not in forced and not what_changed(stage, config, run), STAGES[1:])
     sizes = {size for stage in stale for size in stage.asks(config)}
     if sizes:

@@ -1,4 +1,4 @@
-"""Labels that people own: read strictly, used in training, and what those of test texts say about the truth."""
+"""Labels that people own: used in training, and what those of test texts say about the truth."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +11,7 @@ from runs_made import LABELLER, WordFits, prepare, texts_of, write_rows
 
 from nbhelpers.audit import truth_interval
 from nbhelpers.config import Config
-from nbhelpers.errors import ConfigError
-from nbhelpers.human_labels import accuracy_against_people, human_labels, read_human_labels
+from nbhelpers.human_labels import accuracy_against_people, human_labels
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels
 from nbhelpers.prediction import predict_all
@@ -20,93 +19,6 @@ from nbhelpers.rounds import Rounds
 from nbhelpers.run_folder import RunFolder
 
 MakeConfig = Callable[..., Config]
-CHUNKS = pd.DataFrame({"chunk_id": ["c1", "c2", "c3"], "text": ["Rain, all day", "A goal\nin the end", "None"]})
-OCCURRENCES = pd.DataFrame(
-    {"chunk_id": ["c1", "c2", "c3", "c1"], "source": ["a.txt", "a.txt", "b.txt", "b.txt"], "position": [0, 1, 0, 1]}
-)
-
-
-@pytest.fixture
-def read(tmp_path):
-    def read_text(text: str, encoding: str = "utf-8"):
-        file = tmp_path / "human_labels.csv"
-        file.write_text(text, encoding)
-        return read_human_labels(file, chunks=CHUNKS, occurrences=OCCURRENCES, classes=["weather", "sport", "None"])
-
-    return read_text
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "chunk_id,label\nc1,weather\nc2,sport\nc3,None\n",
-        'text,label\n"Rain, all day",weather\n"A goal\nin the  end ",sport\nNone,None\n',
-        "label,position,source\nweather,0,a.txt\nsport,1,a.txt\nNone,0,b.txt\n",
-        "chunk_id,text,label,note\nc1,other,weather,\nc2,,sport,x\n\nc3,,None,\n,,,\n",
-        "chunk_id, label\nc1,weather,\nc2,sport,\nc3,None,\n",  # a space in the head, a comma at every end
-        "Label,label,chunk_id\n,weather,c1\n,sport,c2\n,None,c3\n",
-        "Source;Position;Label\na.txt;0.0;weather\na.txt;1.0;sport\nb.txt;0.0;None\n;;\n",
-        "chunk_id\tlabel\tnote\nc1\tweather\tà voir\nc2\tsport\tdéjà vu\nc3\tNone\tça va\n",
-    ],
-)
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
-def test_labels_are_read_by_id_by_text_and_by_place(read, text, encoding):
-    table, problems = read(text, encoding)
-    assert table.to_numpy().tolist() == [
-        ["c1", "weather", "chosen"],
-        ["c2", "sport", "chosen"],
-        ["c3", "None", "chosen"],
-    ]
-    assert list(table.columns) == ["chunk_id", "label", "drawn"]
-    assert problems == []
-
-
-def test_how_texts_were_drawn_is_kept(read):
-    table, problems = read("chunk_id,label,drawn\nc1,weather,Random\nc2,sport,\nc3,None,chosen\n")
-    assert table["drawn"].tolist() == ["random", "chosen", "chosen"]
-    assert problems == []
-
-
-def test_every_row_that_is_not_used_is_told(read):
-    rows = ["c1,weather,", "c2,,", "c9,sport,", "c2,rain,", "c3,sport,picked", "c8,sport,", "c2,sport,", "c1,weather,"]
-    table, problems = read("\n".join(["chunk_id,label,drawn", *rows]))
-    assert table.to_numpy().tolist() == [["c1", "weather", "chosen"], ["c2", "sport", "chosen"]]
-    assert problems == [
-        "row 3 left out, without a label.",
-        "row 5 left out, the label is not one of the classes: 'rain'.",
-        "row 6 left out, drawn is neither random nor chosen: 'picked'.",
-        "rows 4 and 7 left out, no text has this chunk_id: 'c9', 'c8'.",
-    ]
-
-
-def test_two_different_labels_of_one_text_are_both_left_out(read):
-    table, problems = read("source,position,label\na.txt,0,weather\nb.txt,1,sport\na.txt,1,sport\n")
-    assert table["chunk_id"].tolist() == ["c2"]
-    assert problems == ["rows 2 and 3 left out, two labels for one text: 'a.txt at 0', 'b.txt at 1'."]
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("id,class\n1,sport\n", "has the columns id, class. Give label"),
-        ("source,label\na.txt,sport\n", "has the columns source, label"),
-        ("chunk_id,label\nc9,sport\n", "no row of .* can be used. row 2 left out, no text has this chunk_id: 'c9'"),
-        ("chunk_id,label\n", "no row of .* can be used. It is empty"),
-        ("", "could not be read"),
-        ('text,label\n"open,sport\n', "could not be read"),
-    ],
-)
-def test_a_file_without_use_is_one_sentence(read, text, message):
-    with pytest.raises(ConfigError, match=f"^path.human_labels: .*{message}"):
-        read(text)
-
-
-def test_a_missing_file_names_its_key(tmp_path):
-    with pytest.raises(ConfigError, match=r"^path.human_labels: .*none.csv could not be read"):
-        read_human_labels(tmp_path / "none.csv", chunks=CHUNKS, occurrences=OCCURRENCES, classes=["a"])
-
-
-# In a run
 
 
 def right(text: str) -> str:

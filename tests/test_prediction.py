@@ -17,7 +17,7 @@ from tiny_models import tiny_bert
 from nbhelpers import iteration, prediction
 from nbhelpers.classifier import Classifier
 from nbhelpers.config import Config
-from nbhelpers.errors import ConfigError, RunFolderError
+from nbhelpers.errors import RunFolderError
 from nbhelpers.label_store import LabelStore
 from nbhelpers.labeling import read_test_labels, write_test_labels
 from nbhelpers.prediction import compare_with_truth, final_classifier, how_good, predict_all
@@ -466,45 +466,6 @@ def test_without_a_truth_there_is_nothing_to_compare(make_config: MakeConfig, ru
     write_json(run.truth_shares, {"classifier against the truth": {"share": 0.5}})  # an earlier run had one
     assert compare_with_truth(make_config(), run, PREDICTED) == {}
     assert not run.truth_shares.exists()
-
-
-@pytest.mark.parametrize(
-    "truth",
-    [
-        "source,position,label\na,0,sports \n,,\n\na,1,sports\n",
-        "Source; Position; Label\na;0;sports\na;1;sports\n",
-        "source,position,label\na,0.0,sports\na,1.0,sports\nb,,\n",
-    ],
-)
-def test_a_truth_is_read_as_spreadsheets_write_it(compare: Callable[..., Any], truth: str) -> None:
-    assert compare(PREDICTED, truth, TESTED)["classifier against the truth"][0] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("truth", "message"),
-    [
-        ("source,position,label\na,0,sport\na,1,politics\na,2,wether\n", "not classes: 'sport', 'wether'"),
-        ("source,label\na,sports\n", "has no column position: it has source, label"),
-        ("file;row;class\na;0;sports\n", "has no column label, position, source: it has file, row, class"),
-        ("source,position,label\na,0,\na,1,\n", "no row of .* has source, position and label"),
-        ("source,position,label\nz.txt,0,sports\n", "no source and position in .* is one of the input texts"),
-        ("source,position,label\na,first,sports\n", "holds positions that are no numbers, such as 'first'"),
-        ("", "could not be read .* Write a .csv: source, position, label"),
-        ("source,position,label\na,0,sports\nb,1,sports,more,fields\n", "could not be read"),
-    ],
-)
-def test_a_faulty_truth_file_is_one_sentence(compare: Callable[..., Any], truth: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=f"^path.truth: .*{message}") as error:
-        compare(PREDICTED, truth, TESTED)
-    assert "\n" not in str(error.value)
-
-
-def test_a_truth_file_that_is_not_there_is_one_sentence(
-    make_config: MakeConfig, run: RunFolder, tmp_path: Path
-) -> None:
-    config = make_config(path={"truth": str(tmp_path / "none.csv")})
-    with pytest.raises(ConfigError, match=r"^path\.truth: .*none\.csv could not be read"):
-        compare_with_truth(config, run, PREDICTED)
 
 
 def test_each_figure_compares_its_own_two_labels(compare) -> None:
