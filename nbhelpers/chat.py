@@ -51,9 +51,8 @@ LONGEST_WAIT_SECONDS = 10.0
 LONGEST_RETRY_AFTER_SECONDS = 120.0
 TOLD_AFTER_SECONDS = 5.0  # without any answer
 RETRIED = frozenset({408, 409, 425, 429})  # and every 5xx
-# How an endpoint says that it does not take `extra` parameters; some crash at them, and answer 500.
-EXTRA_REFUSED = frozenset({400, 403, 404, 422, 501})
-EXTRA_ATTEMPTS = 3
+EXTRA_REFUSED = frozenset({400, 403, 404, 422, 501})  # how an endpoint says that it does not take `extra` parameters
+EXTRA_ATTEMPTS = 3  # with them, where each ends in a 500 and none was ever taken: some crash at what they do not take
 CHECK: list[Message] = [{"role": "user", "content": "Reply with the word OK."}]
 CHECK_MAX_TOKENS = 500  # a model that thinks needs them before it says OK
 
@@ -71,13 +70,13 @@ _KEY_LIKE = re.compile(r"\b(?:sk|pk|rk|gsk|xai|key|Bearer)[-_ ][\w.*-]{6,}|\S*\*
 
 @dataclass(frozen=True)
 class _Trouble:
-    """Why an attempt brought no reply, and how long the endpoint asks to wait."""
+    """Why an attempt brought no reply, and how long the endpoint asks to wait; `crashed` is a 500."""
 
     problem: str
     least_wait: float = 0.0
     unreachable: bool = False
     too_many: bool = False
-    crashed: bool = False  # at this request perhaps
+    crashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -218,7 +217,8 @@ class ApiChat:
                     if isinstance(outcome, Reply):
                         self._answered()
                         if outcome.finish_reason not in ("not_taken", "refused"):
-                            self._taken, self._extra_taken = True, self._extra_taken or bool(extra)
+                            self._taken = True
+                            self._extra_taken |= bool(extra)
                         placed = False
                         self._throttle.served()
                         return _with_tokens(outcome, *lost)
@@ -313,8 +313,7 @@ class ApiChat:
                 if refusal is not None:
                     raise refusal from None
                 wait = retry_after(error.response.headers.get("retry-after"))
-                problem = f"{error.status_code}: {self._clean(message_of(error))}"
-                status = error.status_code
+                status, problem = error.status_code, f"{error.status_code}: {self._clean(message_of(error))}"
                 return _Trouble(problem, wait, too_many=status == 429, crashed=status == 500), nothing
             except openai.APIConnectionError as error:
                 if _never_sent(error):

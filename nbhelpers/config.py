@@ -80,11 +80,12 @@ class Api(Section):
             raise ValueError(f"write mode: api with base_url: {COHERE_URL} (Cohere's OpenAI-compatible endpoint)")
         return value
 
-    @field_validator("large_api_key", "small_api_key")
+    @field_validator("large_api_key", "small_api_key", mode="before")
     @classmethod
-    def _check_key(cls, value: str) -> str:
-        key = value.strip()
-        if NEARLY_A_REFERENCE.fullmatch(key) and not ENV_REFERENCE.fullmatch(key):
+    def _check_key(cls, value: object) -> object:
+        key = value.strip() if isinstance(value, str) else ""
+        is_nearly = NEARLY_A_REFERENCE.fullmatch(key) and not ENV_REFERENCE.fullmatch(key)
+        if is_nearly or isinstance(value, dict):  # {NAME} in YAML, without quotes
             raise ValueError("write ${NAME}, where NAME is the environment variable that holds the key")
         return value
 

@@ -127,9 +127,19 @@ def test_a_reference_is_read_from_the_environment_when_used(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize(
-    "value", ["$MY_KEY", "${MY_KEY:-x}", "${env:MY_KEY}", "$(cat key)", "{{MY_KEY}}", "%MY_KEY%", "OPENAI_API_KEY"]
+    "value",
+    [
+        "$MY_KEY",
+        "${MY_KEY:-x}",
+        "${env:MY_KEY}",
+        "$(cat key)",
+        "{{MY_KEY}}",
+        "%MY_KEY%",
+        "OPENAI_API_KEY",
+        {"MY_KEY": None},
+    ],
 )
-def test_what_is_nearly_a_reference_is_not_taken_for_a_key(value: str) -> None:
+def test_what_is_nearly_a_reference_is_not_taken_for_a_key(value: object) -> None:
     [line] = problems(content(api__small_api_key=value))
     assert line.startswith("api.small_api_key: (hidden): write ${NAME}, where NAME is the environment variable")
 
