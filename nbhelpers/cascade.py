@@ -75,7 +75,7 @@ def tell_unsettled(labels: pd.DataFrame, *, config: Config, store: LabelStore) -
         return []
     return [
         f"{left.sum()} doubtful labels are the small LLM's still: the large one gave none, as cost.budget_usd did not "
-        "suffice or its replies named no class."
+        "suffice, or its calls failed or named no class."
     ]
 
 
